@@ -13,10 +13,11 @@ import ctypes
 import errno
 import mmap
 import os
+import struct
 from collections.abc import Sequence
 
-from cowscope.errors import MissingRight
-from cowscope.linux.perf_abi import FLAG_FD_CLOEXEC, SYSCALL_NUMBER, Attributes, Ioctl
+from cowscope.errors import MissingRight, NoSuchProcess
+from cowscope.linux.perf_abi import FLAG_FD_CLOEXEC, READ_LOST, SYSCALL_NUMBER, Attributes, Ioctl
 from cowscope.units import PAGE_SIZE
 
 _HEAD, _TAIL = 1024, 1032
@@ -27,12 +28,13 @@ class Event:
     """One event on one task (and, inherited, its children) on one CPU.
 
     `pid` is a thread id (0: the caller), `cpu` a CPU number. Raises `MissingRight` where the kernel
-    refuses by policy, `ProcessLookupError` when the task is gone, else `OSError`. Source:
+    refuses by policy, `NoSuchProcess` when the task is gone, else `OSError`. Source:
     perf_event_open(2).
     """
 
     def __init__(self, attributes: Attributes, *, pid: int, cpu: int) -> None:
         """Ask the kernel for the event; it is closed by `close`."""
+        self._tells_lost = attributes.read_format == READ_LOST
         self.fd = _open(attributes, pid, cpu)
 
     def fileno(self) -> int:
@@ -59,6 +61,12 @@ class Event:
     def disable(self) -> None:
         """Stop counting, for this task and what has inherited from it."""
         self._ioctl(Ioctl.DISABLE, 0)
+
+    def lost(self) -> int | None:
+        """Records that found the ring full, inherited events' included; None where not asked or not known."""
+        if not self._tells_lost:
+            return None
+        return struct.unpack("=QQ", os.read(self.fd, 16))[1]
 
     def close(self) -> None:
         """Give the event back; the kernel then removes its inherited copies too."""
@@ -124,6 +132,8 @@ def _open(attributes: Attributes, pid: int, cpu: int) -> int:
             "the kernel refuses perf events to this user",
             "run as root, or as root set kernel.perf_event_paranoid to 2 or less for your own processes",
         )
+    if error == errno.ESRCH:
+        raise NoSuchProcess(pid)
     if error == errno.ENOSYS:
         raise MissingRight("this kernel has no perf events", "use a kernel with CONFIG_PERF_EVENTS")
     raise OSError(error, f"perf_event_open: {os.strerror(error)}")

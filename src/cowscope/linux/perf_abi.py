@@ -93,6 +93,9 @@ SYSCALL_NUMBER = {"x86_64": 298, "aarch64": 241}
 
 FLAG_FD_CLOEXEC = 1 << 3
 
+READ_LOST = 1 << 4
+"""`read_format`: a read of the event tells the samples lost so far (Linux 6.0 and later)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attributes:
@@ -108,6 +111,7 @@ class Attributes:
     flags: Flag = Flag(0)
     period: int = 1
     wakeup_bytes: int = 1
+    read_format: int = 0
 
     def pack(self) -> bytes:
         """The attribute structure of `ATTR_SIZE` bytes."""
@@ -119,7 +123,7 @@ class Attributes:
             self.config,
             self.period,
             self.sample,
-            0,
+            self.read_format,
             flags,
             self.wakeup_bytes,
         )
