@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cowscope.linux.perf import Event, Ring
@@ -23,6 +23,8 @@ class Line:
     ring: Ring
     fd: int
     n_bytes: int = 0
+    guests: list[int] = field(default_factory=list)
+    """Descriptors of the other events that write into the ring; each can ring its bell."""
 
 
 class Probes:
@@ -33,9 +35,9 @@ class Probes:
         self._plan, self._ring_bytes, self._directory = plan, rings, directory
         self._lines: dict[tuple[Channel, int], Line] = {}
         self._events: list[tuple[Channel, Event]] = []
+        self._bells: dict[int, Line] = {}
         self._read_format = READ_LOST
-        self.cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
-        self.cpus = online_cpus() or self.cpus
+        self.cpus = online_cpus() or sorted(os.sched_getaffinity(0))
 
     def open_for(self, tid: int) -> None:
         """Observe thread `tid` and all that it will fork.
@@ -49,7 +51,17 @@ class Probes:
 
     def poll_fds(self) -> list[int]:
         """File descriptors that become readable when a ring wants draining."""
-        return [line.owner.fd for line in self._lines.values()]
+        self._bells = {line.owner.fd: line for line in self._lines.values()}
+        return list(self._bells)
+
+    def heir(self, fd: int) -> int | None:
+        """Another event to poll for the ring that `fd` stood for, since the thread of `fd` has ended."""
+        line = self._bells.pop(fd, None)
+        if line is None or not line.guests:
+            return None
+        heir = line.guests.pop()
+        self._bells[heir] = line
+        return heir
 
     def lines(self) -> Iterator[Line]:
         """Every ring, urgent ones first."""
@@ -106,6 +118,7 @@ class Probes:
         line = self._lines.get((channel, cpu))
         if line is not None:
             event.output_to(line.owner)
+            line.guests.append(event.fd)
             return
         ring = Ring(event, self._ring_bytes[channel])
         path = self._directory / f"{channel.value}.{cpu}"

@@ -24,6 +24,7 @@ class Host:
     thp_enabled: str = ""
     ksm_running: bool = False
     swap_on: bool = False
+    exact_map_counts: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
