@@ -59,7 +59,11 @@ _KEEPS = np.zeros(16, np.bool_)
 _KEEPS[[Outcome.REUSED, Outcome.WRITE_TRACKED]] = True
 
 _SHARED = int(MappingFlag.SHARED)
+_FILE = int(MappingFlag.FILE)
+_WRITE = int(MappingFlag.WRITE)
 _ANON_VMA = int(MappingFlag.ANON_VMA)
+_OWN_FRAME = int(FrameFlag.ANON | FrameFlag.EXCLUSIVE)
+_OWNED = np.uint64(OWNED)
 
 
 def write_faults(
@@ -175,19 +179,19 @@ def _write_part(
     pages: Ints,
     decided: Outcomes | None,
 ) -> Outcomes:
-    found = _locate(memory, spaces, ids, pages, int(MappingFlag.WRITE))
+    found = _locate(memory, spaces, ids, pages, _WRITE)
     outcomes = classify_writes(found.flags, found.entries, memory.frames.flags[found.frames])
     _resolved_before(memory, found, outcomes)
-    asked = np.flatnonzero(outcomes == UNDECIDED)
+    asked = (outcomes == UNDECIDED).nonzero()[0]
     if asked.size:
         outcomes[asked] = _decide(memory, found, asked, decided)
     if memory.frames.room(len(pages)) < len(pages):
         _refuse(memory, found, outcomes)
     _fill(memory, found, outcomes)
     _keep(memory, found, outcomes)
-    mapped = np.flatnonzero(outcomes == Outcome.MAPPED)
+    mapped = (outcomes == Outcome.MAPPED).nonzero()[0]
     if mapped.size:
-        _map_cached(memory, found, mapped, np.uint64(OWNED))
+        _map_cached(memory, found, mapped, _OWNED)
     return found.in_order_given(outcomes)
 
 
@@ -198,9 +202,9 @@ def _read_part(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, 
     if memory.frames.room(len(pages)) < len(pages):
         _refuse(memory, found, outcomes)
     mapped = outcomes == Outcome.MAPPED
-    cached = (found.flags & (_SHARED | int(MappingFlag.FILE))) != 0
+    cached = (found.flags & (_SHARED | _FILE)) != 0
     memory.tables.entries[found.slots[mapped & ~cached]] = READ
-    at = np.flatnonzero(mapped & cached)
+    at = (mapped & cached).nonzero()[0]
     if at.size:
         _map_cached(memory, found, at, _read_bits(found.flags[at]))
     return found.in_order_given(outcomes)
@@ -264,7 +268,7 @@ def _left_earlier(frames: Ints, time: Ints, leaves: Bools | None) -> Counts:
         by_time[time] = leaves
         left = by_time[when]
     before = np.cumsum(left, dtype=np.int32) - left
-    starts = np.flatnonzero(np.concatenate(([True], frame[1:] != frame[:-1])))
+    starts = (np.concatenate(([True], frame[1:] != frame[:-1]))).nonzero()[0]
     before -= np.repeat(before[starts], np.diff(starts, append=len(keys)))
     by_time[when] = before
     return by_time[time]
@@ -272,11 +276,11 @@ def _left_earlier(frames: Ints, time: Ints, leaves: Bools | None) -> Counts:
 
 def _fill(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
     """Give every page that needs one a frame of its own, with the contents it had."""
-    at = np.flatnonzero(_FILLS[outcomes])
+    at = _FILLS[outcomes].nonzero()[0]
     if not at.size:
         return
     old, slots = found.frames[at], found.slots[at]
-    fresh = memory.frames.allocate(len(at), FrameFlag.ANON | FrameFlag.EXCLUSIVE)
+    fresh = memory.frames.allocate(len(at), _OWN_FRAME)
     memory.tables.entries[slots] = entries_for(fresh, OWNED)
     if memory.frames.contents:
         memory.frames.copy_contents(_sources(memory, found, at), fresh)
@@ -291,14 +295,14 @@ def _fill(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
 def _sources(memory: Memory, found: _Located, at: Ints) -> Ints:
     """The frame whose contents each of the faults `at` copies: the page's own, or the page cache's."""
     sources = found.frames[at]
-    none = at[found.entries[at] == 0]
+    none = at[(found.entries[at] == 0) & ((found.flags[at] & _FILE) != 0)]
     for space, part in found.chosen(none):
         sources[at.searchsorted(part)] = memory.cache.peek(*space.mappings.backing(found.pages[part]))
     return sources
 
 
 def _keep(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
-    at = np.flatnonzero(_KEEPS[outcomes])
+    at = _KEEPS[outcomes].nonzero()[0]
     if at.size:
         kept = without(found.entries[at], INHERITED) | (WRITABLE | DIRTY | ACCESSED | PRESENT)
         memory.tables.entries[found.slots[at]] = kept

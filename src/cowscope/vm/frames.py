@@ -139,7 +139,9 @@ class Frames:
         """Give each of `targets` the bytes of its source; sources that nobody wrote cost nothing."""
         if not self.contents:
             return
-        written = np.flatnonzero(self.flags[sources] & _WRITTEN)
+        written = (self.flags[sources] & _WRITTEN).nonzero()[0]
+        if not written.size:
+            return
         for source, target in zip(sources[written].tolist(), targets[written].tolist(), strict=True):
             self.contents[target] = bytearray(self.contents[source])
         self.mark(targets[written], _WRITTEN)
