@@ -65,7 +65,9 @@ class PageRuns:
     def select(self, which: npt.NDArray[np.bool_]) -> PageRuns:
         """The runs for which `which` is true."""
         frame = None if self.frame is None else self.frame[which]
-        return PageRuns(self.start_page[which], self.n_pages[which], self.state[which], frame, self.zero_known)
+        return PageRuns(
+            self.start_page[which], self.n_pages[which], self.state[which], frame, self.zero_known
+        )
 
     def count(self, having: PageState, lacking: PageState = _NO_STATE) -> int:
         """Pages whose state has all flags of `having` and none of `lacking`.
