@@ -183,7 +183,7 @@ def _attached_session(pid: int, name: str, directory: Path, source: Source, opti
     journal.append(start_note(source, command=(name,), attached=True, first_touch=options.first_touch))
     session = _session(directory, probes, journal, source, options)
     pids = _open_tree(pid, probes, session)
-    frames = Capability.SYS_ADMIN in effective()
+    frames = Capability.CAP_SYS_ADMIN in effective()
     looks = []
     for each in pids:
         try:

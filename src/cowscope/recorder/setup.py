@@ -78,18 +78,19 @@ def choose_source(*, first_touch: bool, flags: Flag, kind: str = "auto") -> Sour
 
 
 def _tracepoint(first_touch: bool, flags: Flag) -> Source:
-    events = tracefs.events(NAMES)
+    found = {name: tracefs.event(*name.split(":")) for name in NAMES}
+    events = {name: event for name, event in found.items() if event is not None}
     if FAULT_EVENTS[0] not in events:
         raise MissingRight(f"this kernel has no tracepoint {FAULT_EVENTS[0]}", "use --source software")
     capabilities = effective()
-    if not capabilities & {Capability.SYS_ADMIN, Capability.PERFMON} and (perf_event_paranoid() or 0) > -1:
+    if not capabilities & {Capability.CAP_SYS_ADMIN, Capability.CAP_PERFMON} and (perf_event_paranoid() or 0) > -1:
         raise MissingRight("tracepoints are refused to this user", "run as root or with CAP_PERFMON")
     rings = fitting_rings(RING_BYTES)
     return Source("tracepoint", tracepoint_plan(events, first_touch=first_touch, flags=flags, rings=rings), rings, events)
 
 
 def _software(flags: Flag) -> Source:
-    privileged = bool(effective() & {Capability.SYS_ADMIN, Capability.PERFMON})
+    privileged = bool(effective() & {Capability.CAP_SYS_ADMIN, Capability.CAP_PERFMON})
     paranoid = perf_event_paranoid()
     if paranoid is None:
         raise MissingRight("this kernel has no perf events", "use a kernel with CONFIG_PERF_EVENTS")

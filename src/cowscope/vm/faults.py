@@ -247,7 +247,9 @@ def _decide(memory: Memory, found: _Located, asked: Ints, decided: Outcomes | No
     counts = memory.frames.map_counts[frames] - _left_earlier(frames, time, leaves)
     reuse = memory.policy.reusable(memory.frames, frames, counts)
     if imposed is not None:
-        reuse = np.where(imposed == UNDECIDED, reuse, imposed == Outcome.REUSED)
+        open_ = imposed == UNDECIDED
+        memory.overruled += int(np.count_nonzero(~open_ & (reuse != (imposed == Outcome.REUSED))))
+        reuse = np.where(open_, reuse, imposed == Outcome.REUSED)
         memory.frames.mark(frames[reuse & (counts > 1)], FrameFlag.DISPUTED)
     memory.frames.mark(frames[reuse & (counts == 1)], FrameFlag.EXCLUSIVE)
     return np.where(reuse, np.int8(Outcome.REUSED), np.int8(Outcome.COPIED))
