@@ -64,6 +64,13 @@ _WRITE = int(MappingFlag.WRITE)
 _ANON_VMA = int(MappingFlag.ANON_VMA)
 _OWN_FRAME = int(FrameFlag.ANON | FrameFlag.EXCLUSIVE)
 _OWNED = np.uint64(OWNED)
+# Plain integers: numpy asks an enum member for its array interface each time, which costs microseconds.
+_NO_FAULT = int(Outcome.NO_FAULT)
+_COPIED = int(Outcome.COPIED)
+_REUSED = int(Outcome.REUSED)
+_MAPPED = int(Outcome.MAPPED)
+_SEGMENTATION_FAULT = int(Outcome.SEGMENTATION_FAULT)
+_OUT_OF_MEMORY = int(Outcome.OUT_OF_MEMORY)
 
 
 def write_faults(
@@ -189,7 +196,7 @@ def _write_part(
         _refuse(memory, found, outcomes)
     _fill(memory, found, outcomes)
     _keep(memory, found, outcomes)
-    mapped = (outcomes == Outcome.MAPPED).nonzero()[0]
+    mapped = (outcomes == _MAPPED).nonzero()[0]
     if mapped.size:
         _map_cached(memory, found, mapped, _OWNED)
     return found.in_order_given(outcomes)
@@ -201,7 +208,7 @@ def _read_part(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, 
     _resolved_before(memory, found, outcomes)
     if memory.frames.room(len(pages)) < len(pages):
         _refuse(memory, found, outcomes)
-    mapped = outcomes == Outcome.MAPPED
+    mapped = outcomes == _MAPPED
     cached = (found.flags & (_SHARED | _FILE)) != 0
     memory.tables.entries[found.slots[mapped & ~cached]] = READ
     at = (mapped & cached).nonzero()[0]
@@ -212,24 +219,24 @@ def _read_part(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, 
 
 def _read_bits(flags: Ints) -> Entries:
     """A read of shared memory that no file system tracks maps it writable at once."""
-    wanted = int(MappingFlag.SHARED | MappingFlag.WRITE)
-    untracked = (flags & (wanted | int(MappingFlag.FILE))) == wanted
+    wanted = _SHARED | _WRITE
+    untracked = (flags & (wanted | _FILE)) == wanted
     return np.where(untracked, np.uint64(READ | WRITABLE), np.uint64(READ))
 
 
 def _resolved_before(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
     if len(outcomes) > 1:
         again = ~memory.tables.first_of_each(found.slots)
-        again &= outcomes != Outcome.SEGMENTATION_FAULT
-        outcomes[again] = Outcome.NO_FAULT
+        again &= outcomes != _SEGMENTATION_FAULT
+        outcomes[again] = _NO_FAULT
 
 
 def _refuse(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
     """The one fault of this part needs a frame, and there is none."""
-    wants_frame = _FILLS[outcomes] | (outcomes == Outcome.MAPPED)
+    wants_frame = _FILLS[outcomes] | (outcomes == _MAPPED)
     for at in np.flatnonzero(wants_frame).tolist():
-        if outcomes[at] != Outcome.MAPPED or _lacks_frame(memory, found, at):
-            outcomes[at] = Outcome.OUT_OF_MEMORY
+        if outcomes[at] != _MAPPED or _lacks_frame(memory, found, at):
+            outcomes[at] = _OUT_OF_MEMORY
 
 
 def _lacks_frame(memory: Memory, found: _Located, at: int) -> bool:
@@ -243,16 +250,16 @@ def _decide(memory: Memory, found: _Located, asked: Ints, decided: Outcomes | No
     frames = found.frames[asked]
     time = asked if found.time is None else found.time[asked]
     imposed = None if decided is None else decided[time]
-    leaves = None if imposed is None else imposed != Outcome.REUSED
+    leaves = None if imposed is None else imposed != _REUSED
     counts = memory.frames.map_counts[frames] - _left_earlier(frames, time, leaves)
     reuse = memory.policy.reusable(memory.frames, frames, counts)
     if imposed is not None:
         open_ = imposed == UNDECIDED
-        memory.overruled += int(np.count_nonzero(~open_ & (reuse != (imposed == Outcome.REUSED))))
-        reuse = np.where(open_, reuse, imposed == Outcome.REUSED)
+        memory.overruled += int(np.count_nonzero(~open_ & (reuse != (imposed == _REUSED))))
+        reuse = np.where(open_, reuse, imposed == _REUSED)
         memory.frames.mark(frames[reuse & (counts > 1)], FrameFlag.DISPUTED)
     memory.frames.mark(frames[reuse & (counts == 1)], FrameFlag.EXCLUSIVE)
-    return np.where(reuse, np.int8(Outcome.REUSED), np.int8(Outcome.COPIED))
+    return np.where(reuse, np.int8(_REUSED), np.int8(_COPIED))
 
 
 def _left_earlier(frames: Ints, time: Ints, leaves: Bools | None) -> Counts:
