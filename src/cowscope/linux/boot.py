@@ -1,4 +1,5 @@
-"""What stays the same until the next boot or the next word of an administrator: kernel, page size, memory settings.
+"""What stays the same until the next boot or the next word of an administrator: kernel, page size, memory
+settings.
 
 Source: uname(2), Documentation/admin-guide/mm/transhuge.rst, Documentation/admin-guide/mm/ksm.rst, proc(5).
 """
@@ -30,7 +31,8 @@ class BootFacts:
     thp_enabled: str
     """Transparent huge pages for anonymous memory: "always", "madvise", "never", or "absent"."""
     thp_shmem: str
-    """The same for shared memory: "always", "within_size", "advise", "never", "deny", "force", or "absent"."""
+    """The same for shared memory: "always", "within_size", "advise", "never", "deny", "force", or
+    "absent"."""
     ksm_running: bool
     """Whether same-page merging runs: it makes shared pages that no fork made."""
     swap_on: bool
@@ -71,7 +73,8 @@ def parse_choice(text: str | None) -> str:
 
 
 def read_kernel_config(release: str) -> bytes | None:
-    """The build configuration of the running kernel, from /proc/config.gz or /boot; None if neither is there."""
+    """The build configuration of the running kernel, from /proc/config.gz or /boot; None if neither is
+    there."""
     try:
         with gzip.open("/proc/config.gz") as config:
             return config.read()
@@ -87,9 +90,10 @@ def read_kernel_config(release: str) -> bytes | None:
 def parse_map_counts(config: bytes | None) -> bool | None:
     r"""Whether a kernel of this configuration counts mappings page by page; None if it cannot be told.
 
-    The option came with 6.15; a configuration that knows neither form is older, and such kernels always count.
+    The option came with 6.15; a configuration that knows neither form is older, and such kernels always
+    count.
 
-    >>> parse_map_counts(b"CONFIG_NO_PAGE_MAPCOUNT=y\n"), parse_map_counts(b"CONFIG_MMU=y\n"), parse_map_counts(None)
-    (False, True, None)
+    >>> [parse_map_counts(config) for config in (b"CONFIG_NO_PAGE_MAPCOUNT=y\n", b"CONFIG_MMU=y\n", None)]
+    [False, True, None]
     """
     return None if config is None else b"\nCONFIG_NO_PAGE_MAPCOUNT=y" not in b"\n" + config

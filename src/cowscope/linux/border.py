@@ -1,8 +1,8 @@
 """The border to /proc: an OSError of the kernel becomes an error of cowscope here and nowhere else.
 
 A process that has ended and one that may not be looked at are different news. The kernel says the first with
-ENOENT (its directory is gone) or ESRCH (the directory was still open), the second with EACCES or EPERM. EIO is
-what /proc/PID/mem and its like answer when the address space is torn down while being read: ended, too.
+ENOENT (its directory is gone) or ESRCH (the directory was still open), the second with EACCES or EPERM. EIO
+is what /proc/PID/mem and its like answer when the address space is torn down while being read: ended, too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
 def asking_about(pid: int, path: str) -> Iterator[None]:
     """Translate an `OSError` raised inside: what was asked of the kernel is `path`, of process `pid`.
 
-    Raises `NoSuchProcess` or `AccessDenied`; any other `OSError` passes unchanged, for it is no news about the
-    process (too many open files, for example). Source: proc(5).
+    Raises `NoSuchProcess` or `AccessDenied`; any other `OSError` passes unchanged, for it is no news about
+    the process (too many open files, for example). Source: proc(5).
     """
     try:
         yield

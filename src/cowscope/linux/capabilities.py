@@ -12,7 +12,8 @@ from cowscope.linux.border import read_setting
 
 
 class Capability(IntEnum):
-    """The capabilities that cowscope can make use of, by their bit number (include/uapi/linux/capability.h)."""
+    """The capabilities that cowscope can make use of, by their bit number
+    (include/uapi/linux/capability.h)."""
 
     CAP_DAC_READ_SEARCH = 2
     CAP_IPC_LOCK = 14
@@ -57,14 +58,15 @@ def read_own_status() -> bytes:
 def perf_event_paranoid() -> int | None:
     """How far perf events are closed to plain users; None if the kernel has no perf events.
 
-    -1 nothing is closed, 0 raw tracepoints, 1 whole-CPU events too, 2 kernel profiling too; 3 and 4 (Debian, Ubuntu,
-    Android) everything. Whoever has CAP_PERFMON is not asked.
+    -1 nothing is closed, 0 raw tracepoints, 1 whole-CPU events too, 2 kernel profiling too; 3 and 4 (Debian,
+    Ubuntu, Android) everything. Whoever has CAP_PERFMON is not asked.
     """
     return _number("/proc/sys/kernel/perf_event_paranoid")
 
 
 def perf_event_mlock_kb() -> int | None:
-    """KiB of ring buffer that a plain user may lock per CPU, on top of RLIMIT_MEMLOCK; None without perf events."""
+    """KiB of ring buffer that a plain user may lock per CPU, on top of RLIMIT_MEMLOCK; None without perf
+    events."""
     return _number("/proc/sys/kernel/perf_event_mlock_kb")
 
 
@@ -74,7 +76,8 @@ def kptr_restrict() -> int | None:
 
 
 def ptrace_scope() -> int | None:
-    """Yama's limit on looking into other processes: 0 same user, 1 descendants, 2 root, 3 nobody; None if absent."""
+    """Yama's limit on looking into other processes: 0 same user, 1 descendants, 2 root, 3 nobody; None if
+    absent."""
     return _number("/proc/sys/kernel/yama/ptrace_scope")
 
 

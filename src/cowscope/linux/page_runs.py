@@ -1,7 +1,8 @@
 """Runs of pages in the same state: the form in which a census leaves this floor. Arrays alone, no kernel.
 
-A run stands for `n_pages` neighbours from `start_page` on that share one state and, where frames are known, lie in
-frames that count up with them. Runs are sorted, do not overlap, and none could be joined with the next.
+A run stands for `n_pages` neighbours from `start_page` on that share one state and, where frames are known,
+lie in frames that count up with them. Runs are sorted, do not overlap, and none could be joined with the
+next.
 """
 
 from __future__ import annotations
@@ -52,11 +53,12 @@ class PageRuns:
     state: States
     """Sum of `PageState` flags."""
     frame: Pages | None = None
-    """Physical frame number of the first page, for anonymous pages that are not exclusive, else `NO_FRAME`; None if
-    not asked for. To be renumbered by the caller at once: such numbers help attackers, and never go to disk."""
+    """Physical frame number of the first page, for anonymous pages that are not exclusive, else `NO_FRAME`;
+    None if not asked for. To be renumbered by the caller at once: such numbers help attackers, and never go
+    to disk."""
     zero_known: bool = True
-    """Whether zero pages were told from pages that really hold memory. If False, `ZERO` is never set, and zero pages
-    count as anonymous pages shared with others."""
+    """Whether zero pages were told from pages that really hold memory. If False, `ZERO` is never set, and
+    zero pages count as anonymous pages shared with others."""
 
     def __len__(self) -> int:
         """Number of runs."""
@@ -91,7 +93,8 @@ def expand(first: Pages, n: Pages) -> Pages:
 
 
 def mark_foreign(runs: PageRuns, ranges: tuple[Pages, Pages]) -> PageRuns:
-    """`runs` with every present page in `ranges` (first pages, and pages after the last; sorted) marked as `FILE`.
+    """`runs` with every present page in `ranges` (first pages, and pages after the last; sorted) marked as
+    `FILE`.
 
     >>> runs = PageRuns(np.array([10]), np.array([5]), np.array([65], np.uint8))
     >>> marked = mark_foreign(runs, (np.array([12]), np.array([14])))
@@ -127,7 +130,8 @@ def _split(runs: PageRuns, cuts: Pages) -> PageRuns:
 
 
 def join(parts: list[PageRuns], *, zero_known: bool = True) -> PageRuns:
-    """All runs of `parts` (that do not overlap, in any order) as one census, neighbours joined where they can be.
+    """All runs of `parts` (that do not overlap, in any order) as one census, neighbours joined where they
+    can be.
 
     >>> a, b = (PageRuns(np.array([p]), np.array([2]), np.array([1], np.uint8)) for p in (6, 4))
     >>> join([a, b]).start_page.tolist(), join([a, b]).n_pages.tolist()

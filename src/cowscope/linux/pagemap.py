@@ -7,9 +7,9 @@ A pagemap entry is one 64-bit word per page:
                     shared memory
 
 A frame number reads as zero without CAP_SYS_ADMIN; the other bits need no more than the right to look at the
-process. Bit 56 says that one page table entry in the system points at the page. It is not the kernel's own mark of
-an exclusive page: after the last other sharer has gone, the page is mapped once, yet the next write still faults.
-Source: Documentation/admin-guide/mm/pagemap.rst; in the kernel fs/proc/task_mmu.c.
+process. Bit 56 says that one page table entry in the system points at the page. It is not the kernel's own
+mark of an exclusive page: after the last other sharer has gone, the page is mapped once, yet the next write
+still faults. Source: Documentation/admin-guide/mm/pagemap.rst; in the kernel fs/proc/task_mmu.c.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Entry(IntFlag):
 
 @contextmanager
 def open_pagemap(pid: int) -> Iterator[int]:
-    """A file descriptor of the process's pagemap. Raises `NoSuchProcess`, `AccessDenied`, inside the block too."""
+    """A file descriptor of the process's pagemap. Raises `NoSuchProcess`, `AccessDenied`, inside the block
+    too."""
     path = f"/proc/{pid}/pagemap"
     with asking_about(pid, path):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -127,8 +128,8 @@ _STATE_OF_TOP_BYTE = np.array([_state_of_top_byte(top) for top in range(256)], n
 def entries_as_runs(entries: Entries, ranges: PageRuns, *, frames: bool = False) -> PageRuns:
     """The runs in `entries`, which are those of the pages of `ranges`, one range after the other.
 
-    States come from the entries (which are newer), but for `HUGE`, which comes from the ranges. Pages without an
-    entry are in no run.
+    States come from the entries (which are newer), but for `HUGE`, which comes from the ranges. Pages
+    without an entry are in no run.
 
     >>> ranges = PageRuns(np.array([5]), np.array([3]), np.array([PageState.PRESENT], np.uint8))
     >>> runs = entries_as_runs(np.array([1 << 63 | 1 << 56 | 7, 1 << 63 | 1 << 56 | 3, 0], np.uint64), ranges)
@@ -171,9 +172,9 @@ def page_states(pid: int, *, frames: bool = False, between: Callable[[], None] |
 
     `frames` asks for physical frame numbers of anonymous pages that are not exclusive (`PageRuns.frame`).
     `between` is called after every `CHUNK_PAGES` pages or less, so that the caller can tend to other work.
-    The process goes on meanwhile: the census is exact for a stopped process, and for a running one a picture with a
-    long exposure. Raises `NoSuchProcess` (also when it replaces its address space by exec), `AccessDenied`, and
-    `MissingRight` if frame numbers are asked for and may not be seen.
+    The process goes on meanwhile: the census is exact for a stopped process, and for a running one a picture
+    with a long exposure. Raises `NoSuchProcess` (also when it replaces its address space by exec),
+    `AccessDenied`, and `MissingRight` if frame numbers are asked for and may not be seen.
     """
     zero = zero_frame()
     if frames and not zero:
@@ -195,8 +196,8 @@ def page_states(pid: int, *, frames: bool = False, between: Callable[[], None] |
 def _by_scan(fd: int, maps: Maps, frames: bool) -> Iterator[PageRuns]:
     """Ranges from PAGEMAP_SCAN, then the entries of present pages other than zero pages.
 
-    Ranges lack the bit of a page mapped once. Whether a page is of a file they could say, but then the kernel has
-    to fetch each page's descriptor twice, which is most of the cost.
+    Ranges lack the bit of a page mapped once. Whether a page is of a file they could say, but then the
+    kernel has to fetch each page's descriptor twice, which is most of the cost.
     """
     any_of = supported() & (Category.PRESENT | Category.SWAPPED | Category.GUARD)
     tell = any_of | Category.PFNZERO | Category.HUGE

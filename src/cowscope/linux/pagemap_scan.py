@@ -9,9 +9,9 @@ The argument is twelve 64-bit words, in the byte order of the machine:
          4  out: where the walk stopped                 10   categories of which it must have one
          5  address of the result                       11   categories that the result tells
 
-A result region is three words: first address, address after the last, categories.
-Source: Documentation/admin-guide/mm/pagemap.rst; in the kernel fs/proc/task_mmu.c (do_pagemap_scan), since 6.7;
-the guard category since 6.15.
+A result region is three words: first address, address after the last, categories. Source:
+Documentation/admin-guide/mm/pagemap.rst; in the kernel fs/proc/task_mmu.c (do_pagemap_scan), since 6.7; the
+guard category since 6.15.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ _ALWAYS = Category.PRESENT | Category.SWAPPED | Category.FILE | Category.PFNZERO
 def scan(
     fd: int, start: int, end: int, *, any_of: Category, tell: Category, max_pages: int, room: int = 65_536
 ) -> tuple[npt.NDArray[np.void], int]:
-    """Regions of `REGION` in `[start, end)` whose pages have one of `any_of`, and the address where the walk stopped.
+    """Regions of `REGION` in `[start, end)` whose pages have one of `any_of`, and the address where the walk
+    stopped.
 
-    `fd` is an open pagemap file. The walk stops at `end`, after `max_pages` matching pages, or when `room` regions
-    are full; call again from where it stopped. Raises `OSError` as the kernel does.
+    `fd` is an open pagemap file. The walk stops at `end`, after `max_pages` matching pages, or when `room`
+    regions are full; call again from where it stopped. Raises `OSError` as the kernel does.
     """
     regions = np.empty(room, REGION)
     argument = bytearray(
@@ -78,7 +79,8 @@ def scan(
 
 @cache
 def supported() -> Category:
-    """The categories that this kernel tells, found by asking about nothing; `Category(0)` without PAGEMAP_SCAN."""
+    """The categories that this kernel tells, found by asking about nothing; `Category(0)` without
+    PAGEMAP_SCAN."""
     for categories in (_ALWAYS | Category.GUARD, _ALWAYS):
         if _accepts(categories, 4096):
             return categories

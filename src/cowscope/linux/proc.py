@@ -1,7 +1,7 @@
 """What /proc says about a process: mappings, state, command, threads, children.
 
-A reader takes a pid and returns bytes; the parser beside it takes bytes. Names, paths and command lines come from
-the process itself and may hold anything: they are decoded with `surrogateescape` and never trusted.
+A reader takes a pid and returns bytes; the parser beside it takes bytes. Names, paths and command lines come
+from the process itself and may hold anything: they are decoded with `surrogateescape` and never trusted.
 Source: proc(5); in the kernel fs/proc/task_mmu.c (show_map_vma), fs/proc/array.c (do_task_stat).
 """
 
@@ -55,7 +55,8 @@ class Maps:
     inode: npt.NDArray[np.uint64]
     """Inode of the file; 0 for anonymous memory."""
     names: list[str]
-    """Path (with the kernel's " (deleted)"), bracketed name such as "[heap]", or "" for plain anonymous memory."""
+    """Path (with the kernel's " (deleted)"), bracketed name such as "[heap]", or "" for plain anonymous
+    memory."""
 
     def __len__(self) -> int:
         """Number of mappings."""
@@ -63,7 +64,8 @@ class Maps:
 
 
 def read_maps(pid: int) -> bytes:
-    """`/proc/PID/maps`, unparsed; empty for kernel threads and zombies. Raises `NoSuchProcess`, `AccessDenied`."""
+    """`/proc/PID/maps`, unparsed; empty for kernel threads and zombies. Raises `NoSuchProcess`,
+    `AccessDenied`."""
     return read_proc(pid, "maps")
 
 
@@ -114,7 +116,8 @@ class Stat:
     pgrp: int
     num_threads: int
     starttime_ticks: int
-    """Clock ticks (`sysconf(SC_CLK_TCK)` per second) from boot to its start; with the pid it names a process."""
+    """Clock ticks (`sysconf(SC_CLK_TCK)` per second) from boot to its start; with the pid it names a
+    process."""
     vsize: int
     """Virtual memory, bytes."""
     rss: int
@@ -132,7 +135,8 @@ def read_stat(pid: int) -> bytes:
 
 
 def parse_stat(data: bytes) -> Stat:
-    """The fields of a `stat` file. The name may hold spaces, brackets and newlines: it ends at the *last* bracket.
+    """The fields of a `stat` file. The name may hold spaces, brackets and newlines: it ends at the *last*
+    bracket.
 
     Raises `ValueError` if `data` is not a whole stat line.
 
@@ -198,8 +202,9 @@ def threads(pid: int) -> list[int]:
 def children(pid: int) -> list[int]:
     """Pids of the direct children, in ascending order, zombies included. Raises `NoSuchProcess`.
 
-    Each thread has its own list of the children that it forked (proc(5), `/proc/PID/task/TID/children`, Linux 3.5
-    with CONFIG_PROC_CHILDREN); where the kernel lacks it, all processes are asked for their parent.
+    Each thread has its own list of the children that it forked (proc(5), `/proc/PID/task/TID/children`,
+    Linux 3.5 with CONFIG_PROC_CHILDREN); where the kernel lacks it, all processes are asked for their
+    parent.
     """
     found: set[int] = set()
     for tid in threads(pid):
@@ -224,8 +229,8 @@ def _parents() -> dict[int, list[int]]:
 def tree(pid: int) -> list[int]:
     """`pid` and all its descendants, root first, each generation after the one before.
 
-    Processes that end meanwhile are left out; a child whose parent died before the look has moved to init and is
-    not found. Raises `NoSuchProcess` for the root alone.
+    Processes that end meanwhile are left out; a child whose parent died before the look has moved to init
+    and is not found. Raises `NoSuchProcess` for the root alone.
     """
     found, waiting = [pid], deque(children(pid))
     while waiting:
