@@ -1,4 +1,5 @@
-"""What every test may use: `require`, which turns a missing prerequisite into a skip, or on CI into a failure."""
+"""What every test may use: `require`, which turns a missing prerequisite into a skip, or on CI into a
+failure."""
 
 from __future__ import annotations
 

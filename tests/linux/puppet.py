@@ -1,7 +1,8 @@
 """A process with pages in known states, for live tests; stdlib alone, so that it forks with one thread.
 
-It prints one JSON object (the pid of its forked child, the address of each area) and lives until its stdin closes.
-Every area has 8 pages; what is done to which is written beside it. Forking goes by pipes: nobody sleeps.
+It prints one JSON object (the pid of its forked child, the address of each area) and lives until its stdin
+closes. Every area has 8 pages; what is done to which is written beside it. Forking goes by pipes: nobody
+sleeps.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import json
 import mmap
 import os
 import sys
-import tempfile
 
 PAGE = mmap.PAGESIZE
 N_PAGES = 8
@@ -29,7 +29,8 @@ def address(area: mmap.mmap) -> int:
 
 
 def alone(area: mmap.mmap) -> mmap.mmap:
-    """Keep the kernel from joining it with a neighbour: fork copies all of a mapping with one written page."""
+    """Keep the kernel from joining it with a neighbour: fork copies all of a mapping with one written
+    page."""
     area.madvise(mmap.MADV_DONTDUMP)
     return area
 
@@ -47,16 +48,16 @@ def touch(area: mmap.mmap, *, write: bool) -> mmap.mmap:
 def main() -> None:
     """Make the areas, fork, change what the child is to change, report, and wait."""
     size = N_PAGES * PAGE
-    file = tempfile.TemporaryFile()
-    file.truncate(size)
+    file = os.memfd_create("puppet")
+    os.ftruncate(file, size)
     areas = {
         "untouched": mmap.mmap(-1, size, ANONYMOUS),
         "zero": touch(alone(mmap.mmap(-1, size, ANONYMOUS)), write=False),
         "inherited": touch(mmap.mmap(-1, size, ANONYMOUS), write=True),
         "rewritten": touch(mmap.mmap(-1, size, ANONYMOUS), write=True),
         "shared": touch(mmap.mmap(-1, size, mmap.MAP_ANONYMOUS | mmap.MAP_SHARED), write=True),
-        "file": touch(mmap.mmap(file.fileno(), size, mmap.MAP_SHARED), write=True),
-        "private_file": mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE),
+        "file": touch(mmap.mmap(file, size, mmap.MAP_SHARED), write=True),
+        "private_file": mmap.mmap(file, size, mmap.MAP_PRIVATE),
         "no_access": touch(mmap.mmap(-1, size, ANONYMOUS), write=True),
         "guard": touch(mmap.mmap(-1, size, ANONYMOUS), write=True),
         "private": mmap.mmap(-1, size, ANONYMOUS),

@@ -7,7 +7,7 @@ import mmap
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from cowscope.linux.page_runs import NO_FRAME, PageRuns, PageState
 from cowscope.linux.pagemap import page_states
 from cowscope.linux.proc import parse_maps, read_maps
 
+Require = Callable[[object, str], None]
 PUPPET = Path(__file__).with_name("puppet.py")
 SHARED = PageState.PRESENT
 EXCLUSIVE = PageState.PRESENT | PageState.EXCLUSIVE
@@ -153,10 +154,11 @@ def test_parent_and_child_show_the_same_frames_for_what_they_share(puppet: Puppe
 
 
 @pytest.mark.live
-def test_scan_and_walk_agree(puppet: Puppet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scan_and_walk_agree(puppet: Puppet, monkeypatch: pytest.MonkeyPatch, require: Require) -> None:
     """The newest form and its fallback give the same census of a process at rest."""
-    if not (pagemap_scan.supported() and pagemap.zero_frame()):
-        pytest.skip("needs PAGEMAP_SCAN and the right to see frame numbers (to know the zero page)")
+    if not pagemap_scan.supported():
+        pytest.skip("this kernel has no PAGEMAP_SCAN")
+    require(pagemap.zero_frame(), "the right to see frame numbers, which tell the zero page: run as root")
     by_scan = page_states(puppet.child, frames=True)
     monkeypatch.setattr(pagemap, "supported", lambda: pagemap_scan.Category(0))
     by_walk = page_states(puppet.child, frames=True)
