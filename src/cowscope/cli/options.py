@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]
     """A number of bytes with a unit."""
 
     name = "size"
@@ -36,10 +36,21 @@ def recording_options(function: F) -> F:
     """What both ways of recording take."""
     for option in reversed(
         (
-            click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory of the recording."),
-            click.option("--duration", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End the recording after this time."),
-            click.option("--max-size", type=Size(), help="End it when the raw data reach this, such as 500M."),
-            click.option("--first-touch", is_flag=True, help="Record the faults that bring new pages in, too."),
+            click.option(
+                "-o", "--output", type=click.Path(path_type=Path), help="Directory of the recording."
+            ),
+            click.option(
+                "--duration",
+                type=click.FloatRange(min=0, min_open=True),
+                metavar="SECONDS",
+                help="End the recording after this time.",
+            ),
+            click.option(
+                "--max-size", type=Size(), help="End it when the raw data reach this, such as 500M."
+            ),
+            click.option(
+                "--first-touch", is_flag=True, help="Record the faults that bring new pages in, too."
+            ),
             click.option(
                 "--source",
                 type=click.Choice(["auto", "tracepoint", "software"]),
@@ -49,7 +60,13 @@ def recording_options(function: F) -> F:
             ),
             click.option("--keep-raw", is_flag=True, help="Keep the raw ring contents beside the tables."),
             click.option("-q", "--quiet", is_flag=True, help="No progress and no summary."),
-            click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Rows per table of the summary."),
+            click.option(
+                "--top",
+                type=click.IntRange(min=1),
+                default=5,
+                show_default=True,
+                help="Rows per table of the summary.",
+            ),
         )
     ):
         function = option(function)
@@ -57,7 +74,12 @@ def recording_options(function: F) -> F:
 
 
 def observation_options(
-    output: Path | None, duration: float | None, max_size: int | None, first_touch: bool, source: str, quiet: bool
+    output: Path | None,
+    duration: float | None,
+    max_size: int | None,
+    first_touch: bool,
+    source: str,
+    quiet: bool,
 ) -> Options:
     """The recorder's options from those of the command line."""
     import sys

@@ -19,7 +19,9 @@ KINDS = ("process", "mapping", "function", "time")
 @click.argument("recording", type=click.Path(path_type=Path))
 @click.option("--by", type=click.Choice(KINDS), multiple=True, help="Only this grouping; may be repeated.")
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Rows per table.")
-@click.option("--json", "as_json", is_flag=True, help="Print the documented JSON (all rows unless --top is given).")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the documented JSON (all rows unless --top is given)."
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Print the rows of one --by as CSV.")
 @click.pass_context
 def show(
@@ -64,7 +66,7 @@ def print_summary(recording: Path, out: IO[str], *, top: int) -> None:
 def findings(path: Path, kinds: tuple[str, ...]) -> tuple[Meta, Sharing, dict[By, list[Group]]]:
     """Read, replay, count."""
     from cowscope.insight.breakdown import By, breakdown
-    from cowscope.insight.sharing import sharing
+    from cowscope.insight.sharing import sharing as count
     from cowscope.recording.reader import open_recording
     from cowscope.recording.schema import TABLES
     from cowscope.replay.engine import replay_tables
@@ -73,4 +75,4 @@ def findings(path: Path, kinds: tuple[str, ...]) -> tuple[Meta, Sharing, dict[By
     tables = {name: recording.table(name) for name in TABLES}
     replayed = replay_tables(tables)
     groups = {By(kind): breakdown(By(kind), recording.meta, replayed, tables) for kind in kinds}
-    return recording.meta, sharing(recording.meta, replayed, tables), groups
+    return recording.meta, count(recording.meta, replayed, tables), groups

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from cowscope.recording.meta import Meta
 from cowscope.recording.schema import NONE, Columns, MappingKind
 from cowscope.replay.verdicts import Replay, Verdict
-from cowscope.units import pages_to_bytes
+from cowscope.units import ns_to_s, pages_to_bytes
 
 TIME_BINS = 20
 
@@ -47,6 +48,13 @@ class Group:
         return (self.copied, self.reused, self.new, self.other)
 
 
+class _Counts(TypedDict):
+    copied: int
+    reused: int
+    new: int
+    other: int
+
+
 @dataclass(frozen=True)
 class Tally:
     """Pages per key: row i belongs to key i."""
@@ -56,7 +64,7 @@ class Tally:
     new: NDArray[np.int64]
     other: NDArray[np.int64]
 
-    def row(self, keys: list[int]) -> dict[str, int]:
+    def row(self, keys: list[int]) -> _Counts:
         """The sums over `keys`, as fields of a `Group`."""
         return {
             "copied": int(self.copied[keys].sum()),
@@ -110,7 +118,9 @@ def _by_mapping(replay: Replay, tables: dict[str, Columns]) -> list[Group]:
     n = len(mappings["mapping"])
     counts = tally(replay.mapping, replay.verdict, n)
     members: dict[tuple[str, str], list[int]] = {}
-    for key in np.flatnonzero(counts.copied[:n] + counts.reused[:n] + counts.new[:n] + counts.other[:n]).tolist():
+    for key in np.flatnonzero(
+        counts.copied[:n] + counts.reused[:n] + counts.new[:n] + counts.other[:n]
+    ).tolist():
         members.setdefault(_mapping_name(mappings, key), []).append(key)
     return [
         Group(name=name, detail=detail, **counts.row(keys)) for (name, detail), keys in members.items()
@@ -152,7 +162,11 @@ def _by_function(replay: Replay, tables: dict[str, Columns]) -> list[Group]:
 
 def _function_name(symbols: Columns, key: int) -> tuple[str, str]:
     """A stripped file has no names: its offset stands for the function."""
-    file, function, offset = str(symbols["file"][key]), str(symbols["function"][key]), int(symbols["offset"][key])
+    file, function, offset = (
+        str(symbols["file"][key]),
+        str(symbols["function"][key]),
+        int(symbols["offset"][key]),
+    )
     if function:
         return function, file
     return (f"+{offset:#x}" if offset != NONE else "?"), file
@@ -165,14 +179,18 @@ def _by_time(meta: Meta, replay: Replay, tables: dict[str, Columns]) -> list[Gro
     keys = np.clip((times - first) // width, 0, TIME_BINS - 1)
     counts = tally(keys, replay.verdict, TIME_BINS)
     return [
-        Group(name=f"{key * width / 1e9:.2f} s", detail=f"{(key + 1) * width / 1e9:.2f} s", **counts.row([key]))
+        Group(
+            name=f"{ns_to_s(key * width):.2f} s",
+            detail=f"{ns_to_s((key + 1) * width):.2f} s",
+            **counts.row([key]),
+        )
         for key in range(TIME_BINS)
     ]
 
 
 def _unplaced(counts: Tally, n: int, name: str) -> list[Group]:
     row = counts.row([n])
-    return [Group(name=name, **row)] if any(row.values()) else []
+    return [Group(name=name, **row)] if any(counts.row([n]).values()) else []
 
 
 _GROUPINGS: Mapping[By, Callable[[Replay, dict[str, Columns]], list[Group]]] = MappingProxyType(

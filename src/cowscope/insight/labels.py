@@ -55,12 +55,16 @@ def doubts(meta: Meta, replay: Replay, faults: Columns) -> Doubts:
     """What holds against every count of faults in this recording."""
     estimate, missing = [], []
     if meta.source == "software":
-        estimate.append("page-fault events without error codes: what a fault did is inferred from page states")
+        estimate.append(
+            "page-fault events without error codes: what a fault did is inferred from page states"
+        )
     elif not meta.kernel_allocations:
         estimate.append("page allocations were not watched: copy or reuse follows the rules of Linux alone")
     guessed = _decided_by_rule(replay, faults) if meta.kernel_allocations else 0
     if guessed:
-        estimate.append(f"{guessed:,} faults were decided by the rules of Linux: their allocation came too late to be sure of")
+        estimate.append(
+            f"{guessed:,} faults were decided by the rules of Linux: their allocation came too late to be sure of"
+        )
     for channel in ("task", "map", "page"):
         if meta.lost.get(channel):
             estimate.append(f"{meta.lost[channel]:,} {channel} events were lost")

@@ -74,14 +74,20 @@ def sharing(meta: Meta, replay: Replay, tables: dict[str, Columns]) -> Sharing:
     unknown = int(counts[Verdict.UNKNOWN])
     open_ = (f"{unknown:,} faults could not be judged",) if unknown else ()
     new = int(counts[Verdict.ZERO_FILLED] + counts[Verdict.COPIED_FROM_FILE])
-    untouched = () if meta.first_touch or meta.source == "software" else ("first touches were not recorded (--first-touch)",)
+    untouched = (
+        ()
+        if meta.first_touch or meta.source == "software"
+        else ("first touches were not recorded (--first-touch)",)
+    )
     fork_doubts = _fork_doubts(meta, replay)
     state_doubts = () if meta.operations_seen else ("unmapped pages were not seen",)
     totals = Totals(
         shared_at_fork=_shared(replay, meta, fork_doubts),
         copied=common.figure(int(counts[Verdict.COPIED]), missing=unexplained),
         reused=common.figure(int(counts[Verdict.REUSED]), missing=open_),
-        still_shared=_fate_figure(sum(f.still_shared for f in replay.fates), common, fork_doubts + state_doubts),
+        still_shared=_fate_figure(
+            sum(f.still_shared for f in replay.fates), common, fork_doubts + state_doubts
+        ),
         new=common.figure(new, missing=untouched),
         lost_events=Figure(meta.lost_events),
     )

@@ -65,7 +65,9 @@ def recover(directory: Path, *, keep_raw: bool = False) -> Meta:
     if not directory.is_dir():
         raise BadRecording(f"{directory} is not a recording: it is no directory")
     if (directory / FILE_NAME).exists() and not raw_directory(directory).is_dir():
-        raise BadRecording(f"{directory} is complete: there is nothing to recover, read it with cowscope show")
+        raise BadRecording(
+            f"{directory} is complete: there is nothing to recover, read it with cowscope show"
+        )
     return finalise(directory, recovered=True, keep_raw=keep_raw)
 
 
@@ -103,7 +105,7 @@ def _set_status(timeline: Timeline, end: Note) -> None:
 def _tables(timeline: Timeline, faults: RawFaults, chunks: list[Chunk]) -> dict[str, Columns]:
     keys = timeline.keys(faults.pid, faults.time)
     code, symbols = _code(timeline, faults, keys)
-    tables = {
+    tables: dict[str, Columns] = {
         "processes": timeline.processes_table(),
         "mappings": timeline.mappings_table(),
         "forks": timeline.forks_table(),
@@ -168,7 +170,12 @@ def _code(
         code_of_pair[index] = places.setdefault(place, len(places))
     symbolizer = Symbolizer()
     rows: list[tuple[object, ...]] = [
-        (code, file, offset, symbolizer.kernel_function(kernel) if kernel else symbolizer.function(file, offset))
+        (
+            code,
+            file,
+            offset,
+            symbolizer.kernel_function(kernel) if kernel else symbolizer.function(file, offset),
+        )
         for (file, offset, kernel), code in places.items()
     ]
     return code_of_pair[pair_of].astype(np.int32), from_rows("symbols", rows)

@@ -128,5 +128,10 @@ class Intervals:
 
 def _alike(old: Backing, new: Backing) -> bool:
     """The same but for the offset, which /proc and perf tell differently for memory without a file."""
-    same = (old.protection, old.shared, old.kind, old.name) == (new.protection, new.shared, new.kind, new.name)
+    same = (old.protection, old.shared, old.kind, old.name) == (
+        new.protection,
+        new.shared,
+        new.kind,
+        new.name,
+    )
     return same and (new.kind is not MappingKind.FILE or old.file_offset == new.file_offset)

@@ -120,7 +120,9 @@ class RunningCommand:
         probes.open_for(self._command.pid)
         journal = JournalWriter(raw)
         journal.append(
-            start_note(source, command=self._command.arguments, attached=False, first_touch=options.first_touch)
+            start_note(
+                source, command=self._command.arguments, attached=False, first_touch=options.first_touch
+            )
         )
         census.identify(journal, self._command.pid)
         return _session(self.directory, probes, journal, source, options)
@@ -242,14 +244,13 @@ def _session(
     directory: Path, probes: Probes, journal: JournalWriter, source: Source, options: Options
 ) -> Session:
     new_task = source.events.get(NEW_TASK_EVENT)
+    fields = new_task and (new_task.fields["pid"].offset, new_task.fields["clone_flags"].offset)
     return Session(
         directory=directory,
         probes=probes,
         journal=journal,
         limits=options.limits,
         fault_bytes=source.fault_bytes,
-        new_task_event=new_task
-        and (new_task.id, new_task.fields["pid"].offset, new_task.fields["clone_flags"].offset),
+        new_task_event=(new_task.id, *fields) if new_task and fields else None,
         on_progress=options.on_progress,
     )
-

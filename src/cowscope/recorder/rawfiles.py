@@ -40,7 +40,12 @@ SOFTWARE_SAMPLE = np.dtype(
     }
 )
 PAGE_SAMPLE = np.dtype(
-    {"names": ["pid", "tid", "time"], "formats": ["<u4", "<u4", "<u8"], "offsets": [8, 12, 16], "itemsize": 24}
+    {
+        "names": ["pid", "tid", "time"],
+        "formats": ["<u4", "<u4", "<u8"],
+        "offsets": [8, 12, 16],
+        "itemsize": 24,
+    }
 )
 
 
@@ -107,9 +112,7 @@ def read_faults(raw: Path, start: Mapping[str, Any]) -> RawFaults:
     return _by_time(parts, lost)
 
 
-def matched(
-    faults: Mapping[str, NDArray[Any]], pages: Mapping[str, NDArray[Any]]
-) -> NDArray[np.uint8]:
+def matched(faults: Mapping[str, NDArray[Any]], pages: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
     """What each fault of a CPU was seen to allocate: an `Allocation` for each, both inputs by time.
 
     >>> fault = {"time": np.array([10, 20, 30]), "tid": np.array([1, 1, 1])}
@@ -176,13 +179,38 @@ def _blocks(
 
 def _by_time(parts: list[dict[str, NDArray[Any]]], lost: Mapping[str, int]) -> RawFaults:
     """Merge the CPUs; columns are taken one by one, so that never two copies of all exist."""
-    names = ("time", "pid", "tid", "address", "ip", "error", "allocation")
-    types = (np.uint64, np.uint32, np.uint32, np.uint64, np.uint64, np.uint8, np.uint8)
     filled = [part for part in parts if len(part["time"])]
-    if len(filled) <= 1:
-        only = filled[0] if filled else {name: np.empty(0, kind) for name, kind in zip(names, types, strict=True)}
-        return RawFaults(*(only[name] for name in names), lost=lost)
+    if len(filled) == 1:
+        return _as_faults(filled[0], lost)
     # Each part is in order, so the stable sort merges runs.
-    order = np.argsort(np.concatenate([part["time"] for part in filled]), kind="stable")
-    columns = [np.concatenate([part.pop(name) for part in filled])[order] for name in names]
-    return RawFaults(*columns, lost=lost)
+    every = [part["time"] for part in filled] or [np.empty(0, np.uint64)]
+    order = np.argsort(np.concatenate(every), kind="stable")
+    merged = {}
+    for name, kind in _COLUMNS.items():
+        pieces = [part.pop(name) for part in filled] or [np.empty(0, kind)]
+        merged[name] = np.concatenate(pieces)[order]
+    return _as_faults(merged, lost)
+
+
+def _as_faults(columns: Mapping[str, NDArray[Any]], lost: Mapping[str, int]) -> RawFaults:
+    return RawFaults(
+        time=columns["time"],
+        pid=columns["pid"],
+        tid=columns["tid"],
+        address=columns["address"],
+        ip=columns["ip"],
+        access=columns["error"],
+        allocation=columns["allocation"],
+        lost=lost,
+    )
+
+
+_COLUMNS = {
+    "time": np.uint64,
+    "pid": np.uint32,
+    "tid": np.uint32,
+    "address": np.uint64,
+    "ip": np.uint64,
+    "error": np.uint8,
+    "allocation": np.uint8,
+}

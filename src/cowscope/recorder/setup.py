@@ -83,10 +83,18 @@ def _tracepoint(first_touch: bool, flags: Flag) -> Source:
     if FAULT_EVENTS[0] not in events:
         raise MissingRight(f"this kernel has no tracepoint {FAULT_EVENTS[0]}", "use --source software")
     capabilities = effective()
-    if not capabilities & {Capability.CAP_SYS_ADMIN, Capability.CAP_PERFMON} and (perf_event_paranoid() or 0) > -1:
+    if (
+        not capabilities & {Capability.CAP_SYS_ADMIN, Capability.CAP_PERFMON}
+        and (perf_event_paranoid() or 0) > -1
+    ):
         raise MissingRight("tracepoints are refused to this user", "run as root or with CAP_PERFMON")
     rings = fitting_rings(RING_BYTES)
-    return Source("tracepoint", tracepoint_plan(events, first_touch=first_touch, flags=flags, rings=rings), rings, events)
+    return Source(
+        "tracepoint",
+        tracepoint_plan(events, first_touch=first_touch, flags=flags, rings=rings),
+        rings,
+        events,
+    )
 
 
 def _software(flags: Flag) -> Source:
@@ -127,7 +135,9 @@ def make_directory(output: Path | None, name: str) -> Path:
     except FileExistsError:
         raise CowscopeError(f"{output} exists already: choose another name with -o, or remove it") from None
     except OSError as error:
-        raise CowscopeError(f"cannot create {output}: {error.strerror}; choose another place with -o") from None
+        raise CowscopeError(
+            f"cannot create {output}: {error.strerror}; choose another place with -o"
+        ) from None
     return output
 
 

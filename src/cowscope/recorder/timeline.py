@@ -259,17 +259,15 @@ class Timeline:
 
     def _system_call(self, call: str, name: str, record: RawSample, values: Mapping[str, int]) -> None:
         process = self._process(record.pid, record.time)
-        if call == "munmap":
-            self._drop(process, record.time, values["addr"], values["addr"] + values["len"])
-        elif call == "mmap":
+        if call == "munmap" or call == "mmap":
             self._drop(process, record.time, values["addr"], values["addr"] + values["len"])
         elif call == "madvise":
             start, end = values["start"] >> PAGE_SHIFT, _page_up(values["start"] + values["len_in"])
             self.operations.append((record.time, process.key, Operation.DISCARD, start, end - start, NONE))
         elif call == "brk":
-            end = process.intervals.end_of("[heap]")
-            if end is not None and values["brk"] and values["brk"] < end << PAGE_SHIFT:
-                self._drop(process, record.time, values["brk"] + PAGE_SIZE - 1, end << PAGE_SHIFT)
+            heap_end = process.intervals.end_of("[heap]")
+            if heap_end is not None and values["brk"] and values["brk"] < heap_end << PAGE_SHIFT:
+                self._drop(process, record.time, values["brk"] + PAGE_SIZE - 1, heap_end << PAGE_SHIFT)
         elif "exit" in name:
             self._moved(process, record, values["ret"])
         else:

@@ -130,7 +130,13 @@ class _Engine:
         copied = process[verdict == Verdict.COPIED]
         self.copies += np.bincount(copied, minlength=len(self.copies))
 
-    def _read(self, at: NDArray[np.intp], spaces: NDArray[np.int32], pages: NDArray[np.int64], verdict: NDArray[np.int8]) -> None:
+    def _read(
+        self,
+        at: NDArray[np.intp],
+        spaces: NDArray[np.int32],
+        pages: NDArray[np.int64],
+        verdict: NDArray[np.int8],
+    ) -> None:
         if len(at):
             outcome = self.machine.read_faults(spaces[at], pages[at])
             found = OF_OUTCOME[outcome]
@@ -139,7 +145,11 @@ class _Engine:
             verdict[at] = found
 
     def _first_write(
-        self, at: NDArray[np.intp], spaces: NDArray[np.int32], pages: NDArray[np.int64], verdict: NDArray[np.int8]
+        self,
+        at: NDArray[np.intp],
+        spaces: NDArray[np.int32],
+        pages: NDArray[np.int64],
+        verdict: NDArray[np.int8],
     ) -> None:
         if not len(at):
             return
@@ -165,7 +175,9 @@ class _Engine:
         outcome = self.machine.write_faults(spaces, pages, decided=decided)
         found = OF_OUTCOME[outcome]
         copied = decided == Outcome.COPIED
-        surprising = copied & ((outcome == Outcome.ZERO_FILLED) | (outcome == Outcome.NO_FAULT) | (outcome == Outcome.REUSED))
+        surprising = copied & (
+            (outcome == Outcome.ZERO_FILLED) | (outcome == Outcome.NO_FAULT) | (outcome == Outcome.REUSED)
+        )
         if surprising.any():
             # The kernel copied a page that the replay did not know as shared: its word stands.
             found[surprising] = Verdict.COPIED
@@ -178,12 +190,18 @@ class _Engine:
         else:
             verdict[at] = found
 
-    def _find_mappings(self, spaces: NDArray[np.int32], pages: NDArray[np.int64], out: NDArray[np.int32]) -> None:
+    def _find_mappings(
+        self, spaces: NDArray[np.int32], pages: NDArray[np.int64], out: NDArray[np.int32]
+    ) -> None:
         for space_id in _unique(spaces):
             if space_id == NONE:
                 continue
             space = self.machine.spaces[space_id]
-            where = slice(None) if len(spaces) and (spaces == space_id).all() else np.flatnonzero(spaces == space_id)
+            where = (
+                slice(None)
+                if len(spaces) and (spaces == space_id).all()
+                else np.flatnonzero(spaces == space_id)
+            )
             rows = space.mappings.lookup(pages[where])
             if (rows < 0).any() and self._grow_stack(space, pages[where][rows < 0]):
                 rows = space.mappings.lookup(pages[where])
@@ -205,7 +223,11 @@ class _Engine:
         return False
 
     def _guess(
-        self, spaces: NDArray[np.int32], pages: NDArray[np.int64], access: NDArray[np.uint8], which: NDArray[np.bool_]
+        self,
+        spaces: NDArray[np.int32],
+        pages: NDArray[np.int64],
+        access: NDArray[np.uint8],
+        which: NDArray[np.bool_],
     ) -> NDArray[np.uint8]:
         """Access bits where the event did not tell them, from what the replay knows of the page."""
         access = access.copy()
@@ -213,8 +235,14 @@ class _Engine:
             at = np.flatnonzero(which & (spaces == space_id))
             space = self.machine.spaces[space_id]
             states, rows = space.page_states(pages[at]), space.mappings.lookup(pages[at])
-            anonymous = (rows >= 0) & (space.mappings.kind[rows] == Backing.ANONYMOUS) if len(space.mappings) else rows < -1
-            bits = np.where(states.present, Access.PRESENT | Access.WRITE, np.where(anonymous, Access.WRITE, 0))
+            anonymous = (
+                (rows >= 0) & (space.mappings.kind[rows] == Backing.ANONYMOUS)
+                if len(space.mappings)
+                else rows < -1
+            )
+            bits = np.where(
+                states.present, Access.PRESENT | Access.WRITE, np.where(anonymous, Access.WRITE, 0)
+            )
             access[at] = bits.astype(np.uint8) | Access.USER
         return access
 
@@ -271,9 +299,7 @@ class _Engine:
         start, n = int(table["start_page"][row]), int(table["n_pages"][row])
         if what == Operation.DISCARD:
             self._note_dropped(process, space.discard(start, n))
-        elif what == Operation.UNMAP:
-            self._note_dropped(process, space.unmap(start, n))
-        elif what == Operation.MOVE:
+        elif what == Operation.UNMAP or what == Operation.MOVE:
             self._note_dropped(process, space.unmap(start, n))
         elif what == Operation.EXEC:
             self._exec(process, space)
@@ -372,7 +398,9 @@ class _Engine:
         table = self.tables["operations"]
         chosen = table["operation"] == operation
         found: dict[int, list[int]] = {}
-        for process, time in zip(table["process"][chosen].tolist(), table["time_ns"][chosen].tolist(), strict=True):
+        for process, time in zip(
+            table["process"][chosen].tolist(), table["time_ns"][chosen].tolist(), strict=True
+        ):
             found.setdefault(process, []).append(time)
         return found
 
@@ -457,7 +485,9 @@ class _Engine:
         known, count = known[states.anon], states.map_count[states.anon]
         known_now = ~np.isin(known, self._written_during(census))
         known, count = known[known_now], count[known_now]
-        both, in_known, in_census = np.intersect1d(known, census.pages, assume_unique=True, return_indices=True)
+        both, in_known, in_census = np.intersect1d(
+            known, census.pages, assume_unique=True, return_indices=True
+        )
         self.reconciliations[census.process] = Reconciliation(
             process=census.process,
             time_ns=census.time_ns,

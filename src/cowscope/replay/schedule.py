@@ -1,7 +1,7 @@
 """Everything in a recording that is not a fault, in order of time: what the replay does between faults.
 
-At one instant: censuses first (they look at what was), then operations, then mappings that go, mappings that come, forks.
-What a fork inherits and what exec and exit clear is left out, since those operations do it themselves.
+At one instant: censuses first (they look at what was), then operations, then mappings that come, mappings
+that go, forks. What a fork inherits and what exec and exit clear is left out, since those operations do it themselves.
 """
 
 from __future__ import annotations
@@ -78,5 +78,10 @@ def _removed(tables: dict[str, Columns]) -> NDArray[np.bool_]:
     wiped = np.isin(operations["operation"], (Operation.EXEC, Operation.EXIT))
     ends = set(zip(operations["process"][wiped].tolist(), operations["time_ns"][wiped].tolist(), strict=True))
     pairs = zip(mappings["process"].tolist(), mappings["to_ns"].tolist(), strict=True)
-    gone = np.array([pair not in ends for pair in pairs], bool) if ends else np.ones(len(mappings["to_ns"]), bool)
-    return gone & (mappings["to_ns"] != NONE)
+    gone = (
+        np.array([pair not in ends for pair in pairs], bool)
+        if ends
+        else np.ones(len(mappings["to_ns"]), bool)
+    )
+    gone &= mappings["to_ns"] != NONE
+    return gone

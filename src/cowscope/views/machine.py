@@ -21,10 +21,22 @@ from cowscope.recording.schema import NONE
 SCHEMA = "cowscope.show"
 SCHEMA_VERSION = "1.0"
 
-_GROUP_FIELDS = ("name", "detail", "copied", "reused", "new", "other", "workers", "shared_at_fork", "still_shared")
+_GROUP_FIELDS = (
+    "name",
+    "detail",
+    "copied",
+    "reused",
+    "new",
+    "other",
+    "workers",
+    "shared_at_fork",
+    "still_shared",
+)
 
 
-def to_json(name: str, meta: Meta, sharing: Sharing, groups: dict[By, list[Group]], *, top: int | None) -> str:
+def to_json(
+    name: str, meta: Meta, sharing: Sharing, groups: dict[By, list[Group]], *, top: int | None
+) -> str:
     """The summary as JSON text; lone surrogates of hostile names come out as escapes."""
     totals, left = sharing.totals, sharing.leftover
     document = {

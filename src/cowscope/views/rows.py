@@ -51,7 +51,9 @@ def total_rows(sharing: Sharing) -> list[TotalRow]:
         _total("shared at fork", totals.shared_at_fork, "anonymous pages that forks mapped into children"),
         _total("copied since", totals.copied, "written while shared: now they exist twice"),
         _total("reused", totals.reused, "written when nobody shared them any more: no copy"),
-        _total("still shared", totals.still_shared, "never written by the child; others mapped them to the end"),
+        _total(
+            "still shared", totals.still_shared, "never written by the child; others mapped them to the end"
+        ),
         _total("left alone", left.alone, "never written by the child; nobody else mapped them at the end"),
         _total("dropped", left.dropped, "unmapped or left behind by exec, never written by the child"),
         _total("new", totals.new, "zero-filled, or private copies of file pages"),

@@ -94,10 +94,18 @@ def _table(out: Console, table: Table) -> None:
     for index, (column, numeric) in enumerate(zip(table.columns, table.numeric, strict=True)):
         last = index == len(table.columns) - 1
         painted.add_column(
-            column, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis", ratio=1 if last else None
+            column,
+            justify="right" if numeric else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            ratio=1 if last else None,
         )
     for row in table.rows:
-        painted.add_row(escape(shortened(row[0], 36)), *(escape(cell) for cell in row[1:-1]), escape(shortened(row[-1], 48)))
+        painted.add_row(
+            escape(shortened(row[0], 36)),
+            *(escape(cell) for cell in row[1:-1]),
+            escape(shortened(row[-1], 48)),
+        )
     out.print(painted)
     if table.hidden:
         out.print(f"… and {table.hidden:,} more (--top)")

@@ -24,7 +24,11 @@ def _escape(character: str) -> str:
     if character == "\\":
         return "\\\\"
     if unicodedata.category(character) in _UNSAFE:
-        return character.encode("unicode_escape").decode() if not _surrogate(character) else f"\\x{ord(character) & 0xFF:02x}"
+        return (
+            character.encode("unicode_escape").decode()
+            if not _surrogate(character)
+            else f"\\x{ord(character) & 0xFF:02x}"
+        )
     return character
 
 

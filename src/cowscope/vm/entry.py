@@ -19,6 +19,8 @@ entries and markers; on real hardware PROT_NONE is spelled with P=0 and another 
 
 from __future__ import annotations
 
+import numpy as np
+
 from cowscope.vm.columns import Entries, Ints
 
 PRESENT = 1 << 0
@@ -47,7 +49,7 @@ def without(entries: Entries, bits: int) -> Entries:
     >>> without(np.array([7], np.uint64), WRITABLE).tolist()
     [5]
     """
-    return entries & (_ALL ^ bits)
+    return entries & np.uint64(_ALL ^ bits)
 
 
 def frames_of(entries: Entries) -> Ints:
@@ -67,4 +69,6 @@ def entries_for(frames: Ints, bits: int) -> Entries:
     >>> [hex(entry) for entry in entries_for(np.array([2]), OWNED).tolist()]
     ['0x2067']
     """
-    return (frames.view("uint64") << FRAME_SHIFT) | bits
+    named: Entries = frames.view(np.uint64) << np.uint64(FRAME_SHIFT)
+    named |= np.asarray(bits, np.uint64)
+    return named

@@ -26,6 +26,7 @@ from enum import IntEnum, IntFlag
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 
 from cowscope.vm import entry
 from cowscope.vm.columns import Entries, Ints, Outcomes
@@ -128,7 +129,7 @@ for _has in product((False, True), repeat=5):
         _WRITE_TABLE[_place] = _write_rule(_has, _frame)
 
 
-def classify_writes(mapping_flags: Ints, entries: Entries, frame_flags: Ints) -> Outcomes:
+def classify_writes(mapping_flags: Ints, entries: Entries, frame_flags: npt.NDArray[np.integer]) -> Outcomes:
     """The outcome of a write fault on each page, `UNDECIDED` (-1) where the policy decides.
 
     The arrays lie side by side: the flags of the page's mapping (0: no mapping), its entry, and the flags of
@@ -141,7 +142,8 @@ def classify_writes(mapping_flags: Ints, entries: Entries, frame_flags: Ints) ->
     place = (mapping_flags >> 1) & 0b1101
     place |= (entries & (entry.PRESENT | entry.WRITABLE)).view(np.int64) << 4
     place |= (frame_flags & 15) << 6
-    return _WRITE_TABLE[place]
+    outcomes: Outcomes = _WRITE_TABLE[place]
+    return outcomes
 
 
 def classify_reads(mapping_flags: Ints, entries: Entries) -> Outcomes:
