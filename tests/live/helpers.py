@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import cowscope
+from cowscope.recording.journal import parse_journal, raw_directory
 
 PROGRAMS = Path(__file__).parent / "programs"
 BASE = 0x200000000000
@@ -115,17 +116,37 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.005)
 
 
+def looked_at(directory: Path) -> set[int]:
+    """Pids that the running recorder has taken a census of, by its journal."""
+    chunks = parse_journal((raw_directory(directory) / "journal").read_bytes())
+    return {int(note["pid"]) for note, _ in chunks if note["kind"] == "census"}
+
+
+def record_gated(directory: Path, *command: str | Path, options: Sequence[str] = ()) -> Finished:
+    """As `record`, a KNOWN_GATED program: it goes on after each fork when the recorder has seen the child."""
+    arguments = cowscope_command("run", "-q", "-o", directory, *options, "--", *command)
+    with Program(arguments, more_environment={"KNOWN_GATED": "1"}) as program:
+        while (said := program.line()).startswith("forked "):
+            child = int(said.split()[1])
+            wait_until(lambda pid=child: pid in looked_at(directory), "a census of the child")
+            program.send("g")
+        done = program.end()
+    return Finished(done.status, said + "\n" + done.stdout, done.stderr)
+
+
 class Program:
     """A process that answers lines; killed at the end of the `with` if it still runs."""
 
-    def __init__(self, arguments: Sequence[str | Path], **options: Any) -> None:
+    def __init__(
+        self, arguments: Sequence[str | Path], *, more_environment: Mapping[str, str] | None = None, **options: Any
+    ) -> None:
         """Start it with pipes at its standard streams."""
         self.process = subprocess.Popen(
             [str(argument) for argument in arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(),
+            env=environment(**(more_environment or {})),
             bufsize=0,
             **options,
         )
@@ -162,10 +183,14 @@ class Program:
         line, _, self._text = self._text.partition(b"\n")
         return line.decode()
 
-    def ask(self, request: str) -> None:
-        """Send one byte to a `rounds` program and wait until it is done."""
+    def send(self, request: str) -> None:
+        """Write to its stdin."""
         assert self.process.stdin is not None
         self.process.stdin.write(request.encode())
+
+    def ask(self, request: str) -> None:
+        """Send one byte to a `rounds` program and wait until it is done."""
+        self.send(request)
         assert self.line() == f"done {request}"
 
     def signal(self, number: signal.Signals) -> None:
