@@ -33,11 +33,13 @@ def run(
       cowscope run -- python prefork.py
       cowscope run -o web.cow --duration 60 -- gunicorn --preload -w 4 app:app
     """
+    from cowscope.linux.signals import FORWARDED, SignalQueue
+
+    signals = SignalQueue(FORWARDED)
     from cowscope.recorder.observe import RunningCommand
 
-    running = RunningCommand(
-        command, observation_options(output, duration, max_size, first_touch, source, quiet)
-    )
+    options = observation_options(output, duration, max_size, first_touch, source, quiet)
+    running = RunningCommand(command, options, signals)
     outcome = running.observe()
     if outcome.exit_status is not None:
         status = running.wait()
