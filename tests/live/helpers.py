@@ -122,10 +122,12 @@ def looked_at(directory: Path) -> set[int]:
     return {int(note["pid"]) for note, _ in chunks if note["kind"] == "census"}
 
 
-def record_gated(directory: Path, *command: str | Path, options: Sequence[str] = ()) -> Finished:
+def record_gated(
+    directory: Path, *command: str | Path, options: Sequence[str] = (), **program_options: Any
+) -> Finished:
     """As `record`, a KNOWN_GATED program: it goes on after each fork when the recorder has seen the child."""
     arguments = cowscope_command("run", "-q", "-o", directory, *options, "--", *command)
-    with Program(arguments, more_environment={"KNOWN_GATED": "1"}) as program:
+    with Program(arguments, **{"more_environment": {"KNOWN_GATED": "1"}, **program_options}) as program:
         while (said := program.line()).startswith("forked "):
             child = int(said.split()[1])
             wait_until(lambda pid=child: pid in looked_at(directory), "a census of the child")
@@ -201,6 +203,11 @@ class Program:
         """Close its stdin and wait for its end."""
         stdout, stderr = self.process.communicate(timeout=PATIENCE_S)
         return finished(self.process.returncode, self._text + stdout, stderr)
+
+
+def fault_bytes(directory: Path) -> int:
+    """Bytes of raw faults on disk so far."""
+    return sum(file.stat().st_size for file in raw_directory(directory).glob("fault.*"))
 
 
 def ended(pid: int) -> bool:
