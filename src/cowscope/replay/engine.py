@@ -70,6 +70,9 @@ class _Engine:
     reconciliations: dict[int, Reconciliation] = field(default_factory=dict)
     copies: NDArray[np.int64] = field(init=False)
     unforeseen: int = 0
+    assumed: int = 0
+    unseen: dict[int, int] = field(default_factory=dict)
+    """Pages that a space shares by its last fork, by the kernel's count, beyond those that the replay knows."""
 
     def __post_init__(self) -> None:
         n = len(self.tables["processes"]["process"])
@@ -105,6 +108,7 @@ class _Engine:
             reconciliations=tuple(self.reconciliations.values()),
             overruled=self.machine.memory.overruled,
             unforeseen=self.unforeseen,
+            assumed=self.assumed,
         )
 
     # --- faults ---
@@ -172,8 +176,15 @@ class _Engine:
             if not len(at):
                 return
             spaces, pages, decided = spaces[at], pages[at], decided[at]
+        unseen = self._unseen_pages(spaces, pages) if self.unseen else None
         outcome = self.machine.write_faults(spaces, pages, decided=decided)
         found = OF_OUTCOME[outcome]
+        if unseen is not None:
+            # No page was allocated, so it was reused, or zero-filled in place of a zero page that was read before.
+            new = (outcome == Outcome.ZERO_FILLED) | (outcome == Outcome.COPIED_FROM_FILE)
+            assumed = unseen & new & (decided == Outcome.REUSED)
+            found[assumed] = Verdict.REUSED
+            self.assumed += int(np.count_nonzero(assumed))
         copied = decided == Outcome.COPIED
         surprising = copied & (
             (outcome == Outcome.ZERO_FILLED) | (outcome == Outcome.NO_FAULT) | (outcome == Outcome.REUSED)
@@ -189,6 +200,19 @@ class _Engine:
             verdict[:] = found
         else:
             verdict[at] = found
+
+    def _unseen_pages(self, spaces: NDArray[np.int32], pages: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which pages may be those that a fork shared unseen: not known, and no more than the kernel counted."""
+        found = np.zeros(len(pages), bool)
+        for space_id in _unique(spaces):
+            left = self.unseen.get(space_id, 0)
+            if not left:
+                continue
+            at = np.flatnonzero(spaces == space_id)
+            at = at[~self.machine.spaces[space_id].page_states(pages[at]).present][:left]
+            found[at] = True
+            self.unseen[space_id] = left - len(at)
+        return found
 
     def _find_mappings(
         self, spaces: NDArray[np.int32], pages: NDArray[np.int64], out: NDArray[np.int32]
@@ -341,12 +365,15 @@ class _Engine:
         seen = self._install_shared(parent, child, time, space)
         born = self.machine.fork(space.id)
         self.space_of[child] = born.id
+        counted = int(table["anonymous_pages"][row])
+        for each in (space, born):
+            self.unseen[each.id] = max(counted - born.shared_at_fork, 0)
         self.forks.append(
             ForkShare(
                 parent=parent,
                 child=child,
                 time_ns=time,
-                kernel_pages=int(table["anonymous_pages"][row]),
+                kernel_pages=counted,
                 replay_pages=born.shared_at_fork,
                 seen=seen,
                 before_start=False,
