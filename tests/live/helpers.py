@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +123,25 @@ def looked_at(directory: Path) -> set[int]:
     return {int(note["pid"]) for note, _ in chunks if note["kind"] == "census"}
 
 
+def is_looked_at(directory: Path, *pids: int) -> bool:
+    """Whether the recorder has begun and taken a census of each of `pids`."""
+    return (raw_directory(directory) / "journal").exists() and looked_at(directory) >= set(pids)
+
+
 def record_gated(
-    directory: Path, *command: str | Path, options: Sequence[str] = (), **program_options: Any
+    directory: Path,
+    *command: str | Path,
+    options: Sequence[str] = (),
+    python: str = sys.executable,
+    **program_options: Any,
 ) -> Finished:
     """As `record`, a KNOWN_GATED program: it goes on after each fork when the recorder has seen the child."""
-    arguments = cowscope_command("run", "-q", "-o", directory, *options, "--", *command)
+    _, *rest = cowscope_command("run", "-q", "-o", directory, *options, "--", *command)
+    arguments = [python, *rest]
     with Program(arguments, **{"more_environment": {"KNOWN_GATED": "1"}, **program_options}) as program:
         while (said := program.line()).startswith("forked "):
             child = int(said.split()[1])
-            wait_until(lambda pid=child: pid in looked_at(directory), "a census of the child")
+            wait_until(partial(is_looked_at, directory, child), "a census of the child")
             program.send("g")
         done = program.end()
     return Finished(done.status, said + "\n" + done.stdout, done.stderr)
@@ -140,7 +151,11 @@ class Program:
     """A process that answers lines; killed at the end of the `with` if it still runs."""
 
     def __init__(
-        self, arguments: Sequence[str | Path], *, more_environment: Mapping[str, str] | None = None, **options: Any
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        more_environment: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> None:
         """Start it with pipes at its standard streams."""
         self.process = subprocess.Popen(
