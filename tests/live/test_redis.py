@@ -47,7 +47,20 @@ class Redis:
         return next(int(value) for name, _, value in lines if name == key)
 
     def benchmark(self, n: int) -> None:
-        command = ["redis-benchmark", "-p", self.port, "-t", "set", "-r", "100000", "-n", str(n), "-d", "200", "-q"]
+        command = [
+            "redis-benchmark",
+            "-p",
+            self.port,
+            "-t",
+            "set",
+            "-r",
+            "100000",
+            "-n",
+            str(n),
+            "-d",
+            "200",
+            "-q",
+        ]
         subprocess.run(command, capture_output=True, check=True, timeout=120)
 
 
