@@ -30,7 +30,7 @@ check: $(VENV)/developing ## check format, style, types and layers
 	$(BIN)/lint-imports
 
 bench: $(VENV)/developing ## print timings as ratios against peers on this machine
-	$(BIN)/python -m pytest bench --benchmark-only
+	$(BIN)/python bench/run.py
 
 clean: ## remove the environment and everything built or cached
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
