@@ -108,7 +108,7 @@ def read_mounts() -> bytes:
 
 @contextmanager
 def open_tracefs() -> Iterator[int]:
-    """A directory descriptor of a tracefs: a mounted one if it may be read, else one of our own.
+    """A descriptor to open paths of a tracefs from (`dir_fd`): a mounted one if it may be read, else our own.
 
     Raises `MissingRight` if there is neither.
     """
