@@ -1,1 +1,1 @@
-"""TODO."""
+"""Recordings: their schema, the raw journal they grow from, writer and reader. No live kernel here."""

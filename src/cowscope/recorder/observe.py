@@ -1,0 +1,256 @@
+"""The two ways to observe: `run_command` starts a program, `attach_to` joins one that runs.
+
+Either leaves raw files in the recording's directory, which `finalise` turns into tables.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cowscope.errors import AccessDenied, CowscopeError, MissingRight, NoSuchProcess
+from cowscope.linux import proc
+from cowscope.linux.capabilities import Capability, effective
+from cowscope.linux.perf_abi import Flag
+from cowscope.linux.signals import SignalQueue
+from cowscope.recorder import census
+from cowscope.recorder.channels import NEW_TASK_EVENT
+from cowscope.recorder.launch import Command, shell_status
+from cowscope.recorder.probes import Probes
+from cowscope.recorder.session import Limits, Progress, Session
+from cowscope.recorder.setup import (
+    Source,
+    choose_source,
+    make_directory,
+    raise_file_limit,
+    start_note,
+)
+from cowscope.recording.journal import JournalWriter, raw_directory
+
+FORWARDED = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+"""Signals that `run` passes on to the command."""
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end an `attach`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a caller may choose; `source` is "auto", "tracepoint" or "software"."""
+
+    output: Path | None = None
+    limits: Limits = Limits()
+    first_touch: bool = False
+    source: str = "auto"
+    on_progress: Callable[[Progress], None] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished observation left: the directory, why it ended, and the command's status (`run` only)."""
+
+    directory: Path
+    ended: str
+    exit_status: int | None = None
+
+
+class RunningCommand:
+    """A command under observation: `observe` until the recording ends, then `wait` for the command itself."""
+
+    def __init__(self, arguments: Sequence[str], options: Options) -> None:
+        """Fork the command, open the events, let it go.
+
+        Raises `MissingRight`, `CommandNotStarted`, `CowscopeError`; then nothing is left behind.
+        """
+        flags = Flag.INHERIT | Flag.DISABLED | Flag.ENABLE_ON_EXEC
+        source = choose_source(first_touch=options.first_touch, flags=flags, kind=options.source)
+        raise_file_limit()
+        self.directory = make_directory(options.output, arguments[0])
+        self.exit_status: int | None = None
+        self._signals = SignalQueue(FORWARDED)
+        try:
+            self._command = Command(arguments, signal_mask=self._signals.old_mask)
+            self._pidfd = os.pidfd_open(self._command.pid)
+            self._session = self._prepare(source, options)
+            self._command.release()
+        except BaseException:
+            self._undo()
+            raise
+
+    def observe(self) -> Outcome:
+        """Record until the command ends or a limit is reached."""
+        session = self._session
+        session.adopt(self._command.pid)
+        session.run({self._pidfd: self._ended, self._signals.fd: self._forward})
+        session.finish({"exit_status": self.exit_status})
+        session.probes.close()
+        session.journal.close()
+        return Outcome(self.directory, session.ended, self.exit_status)
+
+    def wait(self) -> int:
+        """Wait for the command, passing signals on; its exit status as a shell tells it."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        poll.register(self._signals.fd, select.POLLIN)
+        while self.exit_status is None:
+            ready = {fd for fd, _ in poll.poll()}
+            if self._signals.fd in ready:
+                self._forward()
+            if self._pidfd in ready:
+                self._reap()
+        self._signals.restore()
+        return self.exit_status
+
+    def _prepare(self, source: Source, options: Options) -> Session:
+        raw = raw_directory(self.directory)
+        probes = Probes(source.plan, source.rings, raw)
+        probes.open_for(self._command.pid)
+        journal = JournalWriter(raw)
+        journal.append(
+            start_note(
+                source, command=self._command.arguments, attached=False, first_touch=options.first_touch
+            )
+        )
+        census.identify(journal, self._command.pid)
+        return _session(self.directory, probes, journal, source, options)
+
+    def _undo(self) -> None:
+        self._signals.restore()
+        if hasattr(self, "_command") and self._command.waiting:
+            self._command.abandon()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _ended(self) -> None:
+        self._reap()
+        self._session.stop("command")
+
+    def _reap(self) -> None:
+        _, status = os.waitpid(self._command.pid, 0)
+        self.exit_status = shell_status(status)
+
+    def _forward(self) -> None:
+        for received in self._signals.receive():
+            # What the terminal sends has reached the command already: it is in the same foreground group.
+            if not received.from_terminal and self.exit_status is None:
+                os.kill(self._command.pid, received.number)
+
+
+def attach_to(pid: int, options: Options) -> Outcome:
+    """Record the tree under `pid`, all its threads, and what it forks, until a signal or a limit.
+
+    The observed processes are never stopped nor changed. Raises `NoSuchProcess`, `AccessDenied`,
+    `MissingRight`, `CowscopeError`.
+    """
+    source = choose_source(first_touch=options.first_touch, flags=Flag.INHERIT, kind=options.source)
+    raise_file_limit()
+    name = proc.parse_stat(proc.read_stat(pid)).comm
+    directory = make_directory(options.output, name)
+    signals = SignalQueue(ENDING)
+    try:
+        session = _attached_session(pid, name, directory, source, options)
+
+        def interrupted() -> None:
+            signals.receive()
+            session.stop("signal")
+
+        session.run({signals.fd: interrupted})
+        session.finish({})
+        session.probes.close()
+        session.journal.close()
+    except CowscopeError:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    finally:
+        signals.restore()
+    return Outcome(directory, session.ended)
+
+
+def _attached_session(pid: int, name: str, directory: Path, source: Source, options: Options) -> Session:
+    raw = raw_directory(directory)
+    probes = Probes(source.plan, source.rings, raw)
+    journal = JournalWriter(raw)
+    journal.append(start_note(source, command=(name,), attached=True, first_touch=options.first_touch))
+    session = _session(directory, probes, journal, source, options)
+    pids = _open_tree(pid, probes, session)
+    frames = Capability.CAP_SYS_ADMIN in effective()
+    looks = []
+    for each in pids:
+        try:
+            looks.append(census.by_page(census.look_at(each, frames=frames, between=session.drain)))
+        except NoSuchProcess:
+            continue
+    if not looks:
+        raise NoSuchProcess(pid)
+    for look, groups in zip(looks, census.renumbered(looks), strict=True):
+        census.identify(journal, look.pid)
+        census.write(journal, look, purpose="start", groups=groups)
+        session.adopt(look.pid)
+    session.ends_with_processes = True
+    return session
+
+
+def _open_tree(root: int, probes: Probes, session: Session) -> list[int]:
+    """Open every thread of the tree; those that were born into an observed one have inherited already.
+
+    A look at /proc that finds nothing new ends the search.
+    """
+    seen: set[int] = set()
+    while True:
+        pids = proc.tree(root)
+        fresh = {tid for pid in pids for tid in _threads(pid)} - seen
+        if seen:
+            # A birth is in the ring a moment after it shows in /proc.
+            time.sleep(0.005)
+            fresh -= session.born()
+        if not fresh:
+            return [pid for pid in pids if pid in seen]
+        for tid in sorted(fresh):
+            _open_thread(tid, root, probes)
+        seen |= fresh
+
+
+def _open_thread(tid: int, root: int, probes: Probes) -> None:
+    try:
+        probes.open_for(tid)
+    except NoSuchProcess:
+        return
+    except MissingRight as error:
+        if tid == root:
+            raise AccessDenied(tid, f"/proc/{tid}") from error
+        raise
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return proc.threads(pid)
+    except NoSuchProcess:
+        return []
+
+
+def _session(
+    directory: Path, probes: Probes, journal: JournalWriter, source: Source, options: Options
+) -> Session:
+    new_task = source.events.get(NEW_TASK_EVENT)
+    fields = new_task and (new_task.fields["pid"].offset, new_task.fields["clone_flags"].offset)
+    return Session(
+        directory=directory,
+        probes=probes,
+        journal=journal,
+        limits=options.limits,
+        fault_bytes=source.fault_bytes,
+        new_task_event=(new_task.id, *fields) if new_task and fields else None,
+        on_progress=options.on_progress,
+    )

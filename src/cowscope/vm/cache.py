@@ -1,0 +1,98 @@
+"""The page cache: which frame holds which page of which object.
+
+An object is a file, or the unnamed memory behind one shared anonymous mapping. Its frames belong to all who
+map them; each mapping of a frame counts, and the cache itself holds one reference.
+
+| object | when its frames go |
+|---|---|
+| named by the caller (1 and up) | never: the cache keeps them |
+| unnamed (below 0) | when no mapping of any space shows a page of the object any more |
+
+Source: `struct address_space`, `filemap_get_folio`, `shmem_get_folio`.
+Not modelled: what a file held before somebody wrote it here (it reads as zeros), file sizes, fault-around,
+writeback, eviction; a private write to a page that the cache lacks does not bring the page in.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cowscope.vm.columns import Ints, grown
+from cowscope.vm.entry import PRESENT, entries_for, frames_of
+from cowscope.vm.frames import Frames
+from cowscope.vm.rules import FrameFlag
+from cowscope.vm.tables import PageTables, SparseTable
+
+
+class PageCache:
+    """The cached pages of all objects of a machine.
+
+    >>> cache = PageCache(Frames())
+    >>> first = cache.fetch(np.array([1, 1]), np.array([0, 5]))
+    >>> bool((cache.fetch(np.array([1, 1]), np.array([0, 5])) == first).all())
+    True
+    """
+
+    def __init__(self, frames: Frames) -> None:
+        """Start with nothing cached."""
+        self._frames = frames
+        self.tables = PageTables()
+        self._pages: dict[int, SparseTable] = {}
+        self._shown: Ints = np.zeros(16, np.int64)
+        self._n_unnamed = 0
+
+    def new_object(self) -> int:
+        """The number of a new unnamed object."""
+        self._n_unnamed += 1
+        self._shown = grown(self._shown, self._n_unnamed + 1)
+        return -self._n_unnamed
+
+    def show(self, objects: Ints, n_pages: Ints) -> None:
+        """Mappings that show `n_pages` pages of each of `objects` came to be."""
+        unnamed = objects < 0
+        np.add.at(self._shown, -objects[unnamed], n_pages[unnamed])
+
+    def hide(self, objects: Ints, n_pages: Ints) -> None:
+        """Mappings that showed `n_pages` pages of each of `objects` went; what none shows is dropped."""
+        unnamed = -objects[objects < 0]
+        np.subtract.at(self._shown, unnamed, n_pages[objects < 0])
+        if not self._pages:
+            return
+        for number in unnamed[self._shown[unnamed] == 0].tolist():
+            self._drop(-number)
+
+    def _drop(self, number: int) -> None:
+        table = self._pages.pop(number, None)
+        if table is not None:
+            _, slots = table.occupied()
+            self._frames.forget(frames_of(self.tables.entries[slots]))
+            self.tables.entries[slots] = 0
+            table.prune()
+
+    def cached(self) -> Ints:
+        """The frames of all cached pages."""
+        slots = [table.occupied()[1] for table in self._pages.values()]
+        return frames_of(self.tables.entries[np.concatenate([np.zeros(0, np.int64), *slots])])
+
+    def peek(self, objects: Ints, offsets: Ints) -> Ints:
+        """The frame that holds each page, 0 where it is not cached."""
+        return frames_of(self.tables.entries[self._slots(objects, offsets, create=False)])
+
+    def fetch(self, objects: Ints, offsets: Ints) -> Ints:
+        """The frame that holds each page, allocated where it was not cached; who asks has looked for room."""
+        slots = self._slots(objects, offsets, create=True)
+        missing = np.unique(slots[self.tables.entries[slots] == 0])
+        fresh = self._frames.allocate(len(missing), FrameFlag.FILE)
+        self._frames.map_counts[fresh] = 0
+        self._frames.others[fresh] = 1
+        self.tables.entries[missing] = entries_for(fresh, PRESENT)
+        return frames_of(self.tables.entries[slots])
+
+    def _slots(self, objects: Ints, offsets: Ints, *, create: bool) -> Ints:
+        slots = np.zeros(len(objects), np.int64)
+        for number in np.unique(objects).tolist():
+            if create or number in self._pages:
+                table = self._pages.setdefault(number, SparseTable(self.tables))
+                chosen = objects == number
+                slots[chosen] = table.slots(offsets[chosen], create=create)
+        return slots

@@ -1,0 +1,74 @@
+"""Page table entries: the bits of a leaf entry on x86-64.
+
+    63          52 51                        12 11  10   9   8 7  6   5  4 3  2   1   0
+    +-------------+----------------------------+-----------+----+---+---+---+---+---+---+
+    |      0      |       frame number         | 0   0   I |    | D | A |   | U | W | P |
+    +-------------+----------------------------+-----------+----+---+---+---+---+---+---+
+
+| bit | name | meaning |
+|---|---|---|
+| 0 | P | present: the entry names a frame |
+| 1 | W | writable: a store does not trap |
+| 2 | U | accessible; absent under PROT_NONE, whose entries stay but trap on every access |
+| 5, 6 | A, D | accessed, dirty |
+| 9 | I | inherited: came by fork, and this process has not written the page since (a software bit) |
+
+An entry of zero is "none". Not modelled: NX, PCD/PWT, global, PSE (huge pages), protection keys, swap
+entries and markers; on real hardware PROT_NONE is spelled with P=0 and another bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cowscope.vm.columns import Entries, Ints
+
+PRESENT = 1 << 0
+WRITABLE = 1 << 1
+USER = 1 << 2
+ACCESSED = 1 << 5
+DIRTY = 1 << 6
+INHERITED = 1 << 9
+
+FRAME_SHIFT = 12
+FRAME_BITS = ((1 << 52) - 1) ^ ((1 << FRAME_SHIFT) - 1)
+
+OWNED = PRESENT | WRITABLE | USER | ACCESSED | DIRTY
+"""The bits that a page gets when its process has just written it."""
+
+READ = PRESENT | USER | ACCESSED
+"""The bits that a page gets when its process has just read it."""
+
+_ALL = (1 << 64) - 1
+
+
+def without(entries: Entries, bits: int) -> Entries:
+    """`entries` with `bits` cleared.
+
+    >>> import numpy as np
+    >>> without(np.array([7], np.uint64), WRITABLE).tolist()
+    [5]
+    """
+    return entries & np.uint64(_ALL ^ bits)
+
+
+def frames_of(entries: Entries) -> Ints:
+    """The frame numbers in `entries`; 0 (the zero page) for none.
+
+    >>> import numpy as np
+    >>> frames_of(np.array([5 << 12 | PRESENT, 0], np.uint64)).tolist()
+    [5, 0]
+    """
+    return ((entries & FRAME_BITS) >> FRAME_SHIFT).view("int64")
+
+
+def entries_for(frames: Ints, bits: int) -> Entries:
+    """Entries that name `frames` and carry `bits`.
+
+    >>> import numpy as np
+    >>> [hex(entry) for entry in entries_for(np.array([2]), OWNED).tolist()]
+    ['0x2067']
+    """
+    named: Entries = frames.view(np.uint64) << np.uint64(FRAME_SHIFT)
+    named |= np.asarray(bits, np.uint64)
+    return named

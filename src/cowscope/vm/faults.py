@@ -1,0 +1,326 @@
+"""Page faults: one implementation for one page and for many, in one space and across several.
+
+| step | for a whole batch |
+|---|---|
+| locate | each page's mapping flags and its slot in the page tables, space by space |
+| classify | the table in `cowscope.vm.rules` |
+| settle | a second fault on the same page finds it resolved; the policy decides about shared pages |
+| apply | fetch frames, copy contents, write entries, count |
+
+A batch means the same as its faults one by one, in the order given. The k-th of the batch to write a frame
+that m entries map sees a map count of m - k: earlier writers have left it, since no policy lets go on with
+a frame that others map. Where memory may run out inside a batch, it is cut until it cannot.
+
+Source: `handle_pte_fault`, `do_wp_page`, `wp_page_copy`, `wp_page_reuse`, `do_anonymous_page`.
+Not modelled: faults of the kernel on behalf of a process (same outcomes), fault-around, races.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cowscope.vm.columns import Bools, Counts, Entries, Ints, Outcomes
+from cowscope.vm.entry import (
+    ACCESSED,
+    DIRTY,
+    INHERITED,
+    OWNED,
+    PRESENT,
+    READ,
+    WRITABLE,
+    entries_for,
+    frames_of,
+    without,
+)
+from cowscope.vm.memory import Memory
+from cowscope.vm.rules import (
+    PROTECTION_BITS,
+    UNDECIDED,
+    FrameFlag,
+    MappingFlag,
+    Outcome,
+    classify_reads,
+    classify_writes,
+)
+
+if TYPE_CHECKING:
+    from cowscope.vm.spaces import AddressSpace
+
+CHUNK = 1 << 17
+_TIME_BITS = CHUNK.bit_length()
+
+_FILLS = np.zeros(16, np.bool_)
+_FILLS[[Outcome.COPIED, Outcome.ZERO_FILLED, Outcome.COPIED_FROM_FILE]] = True
+_KEEPS = np.zeros(16, np.bool_)
+_KEEPS[[Outcome.REUSED, Outcome.WRITE_TRACKED]] = True
+
+_SHARED = int(MappingFlag.SHARED)
+_FILE = int(MappingFlag.FILE)
+_WRITE = int(MappingFlag.WRITE)
+_ANON_VMA = int(MappingFlag.ANON_VMA)
+_OWN_FRAME = int(FrameFlag.ANON | FrameFlag.EXCLUSIVE)
+_OWNED = np.uint64(OWNED)
+# Plain integers: numpy asks an enum member for its array interface each time, which costs microseconds.
+_NO_FAULT = int(Outcome.NO_FAULT)
+_COPIED = int(Outcome.COPIED)
+_REUSED = int(Outcome.REUSED)
+_MAPPED = int(Outcome.MAPPED)
+_SEGMENTATION_FAULT = int(Outcome.SEGMENTATION_FAULT)
+_OUT_OF_MEMORY = int(Outcome.OUT_OF_MEMORY)
+
+
+def write_faults(
+    memory: Memory,
+    spaces: Mapping[int, AddressSpace],
+    ids: Counts,
+    pages: Ints,
+    decided: Outcomes | None = None,
+) -> Outcomes:
+    """Resolve write faults; see `Machine.write_faults`."""
+    outcomes = np.empty(len(pages), np.int8)
+    for part in _parts(memory, len(pages)):
+        imposed = None if decided is None else decided[part]
+        outcomes[part] = _write_part(memory, spaces, ids[part], pages[part], imposed)
+    return outcomes
+
+
+def read_faults(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, pages: Ints) -> Outcomes:
+    """Resolve read faults; see `Machine.read_faults`."""
+    outcomes = np.empty(len(pages), np.int8)
+    for part in _parts(memory, len(pages)):
+        outcomes[part] = _read_part(memory, spaces, ids[part], pages[part])
+    return outcomes
+
+
+def _parts(memory: Memory, count: int) -> Iterator[slice]:
+    """Cut a batch so that temporaries stay small, and that memory cannot run out inside a part."""
+    start = 0
+    while start < count:
+        size = min(count - start, CHUNK)
+        stop = start + max(1, memory.frames.room(size))
+        yield slice(start, stop)
+        start = stop
+
+
+@dataclass(slots=True)
+class _Located:
+    """Faults with all that there is to know about each; side by side, grouped by space.
+
+    `time` is the place of each in the order given, None when that is the order here.
+    """
+
+    groups: list[tuple[AddressSpace, slice]]
+    time: Ints | None
+    pages: Ints
+    flags: Ints
+    slots: Ints
+    entries: Entries
+    frames: Ints
+
+    def in_order_given(self, outcomes: Outcomes) -> Outcomes:
+        if self.time is None:
+            return outcomes
+        ordered = np.empty_like(outcomes)
+        ordered[self.time] = outcomes
+        return ordered
+
+    def chosen(self, at: Ints) -> Iterator[tuple[AddressSpace, Ints]]:
+        """The faults `at` (ascending), space by space."""
+        for space, part in self.groups:
+            low, high = (0, len(at)) if self.time is None else at.searchsorted((part.start, part.stop))
+            if high > low:
+                yield space, at[low:high]
+
+
+def _grouped(
+    spaces: Mapping[int, AddressSpace], ids: Counts
+) -> tuple[list[tuple[AddressSpace, slice]], Ints | None]:
+    count = len(ids)
+    if count == 1 or (ids == ids[0]).all():
+        return [(spaces[int(ids[0])], slice(0, count))], None
+    # A stable sort of 16-bit integers is a radix sort; ids beyond that take the slower way.
+    time = (ids.astype(np.uint16) if int(ids.max()) < 1 << 16 else ids).argsort(kind="stable")
+    sorted_ids = ids[time]
+    borders = np.flatnonzero(sorted_ids[1:] != sorted_ids[:-1]) + 1
+    starts, stops = [0, *borders.tolist()], [*borders.tolist(), count]
+    return [
+        (spaces[int(sorted_ids[start])], slice(start, stop))
+        for start, stop in zip(starts, stops, strict=True)
+    ], time
+
+
+def _locate(
+    memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, pages: Ints, needed: int
+) -> _Located:
+    """Look everything up; pages that a mapping with `needed` protection holds get their leaf tables."""
+    groups, time = _grouped(spaces, ids)
+    if time is None:
+        flags, slots = _look_up(groups[0][0], pages, needed)
+    else:
+        pages = pages[time]
+        flags, slots = np.empty_like(pages), np.empty_like(pages)
+        for space, part in groups:
+            flags[part], slots[part] = _look_up(space, pages[part], needed)
+    entries = memory.tables.entries[slots]
+    return _Located(groups, time, pages, flags, slots, entries, frames_of(entries))
+
+
+def _look_up(space: AddressSpace, pages: Ints, needed: int) -> tuple[Ints, Ints]:
+    flags = space.mappings.flags_at(pages)
+    allowed = (flags & needed) != 0
+    if allowed.all():
+        return flags, space.table.slots(pages, create=True)
+    slots = np.zeros(len(pages), np.int64)
+    slots[allowed] = space.table.slots(pages[allowed], create=True)
+    return flags, slots
+
+
+def _write_part(
+    memory: Memory,
+    spaces: Mapping[int, AddressSpace],
+    ids: Counts,
+    pages: Ints,
+    decided: Outcomes | None,
+) -> Outcomes:
+    found = _locate(memory, spaces, ids, pages, _WRITE)
+    outcomes = classify_writes(found.flags, found.entries, memory.frames.flags[found.frames])
+    _resolved_before(memory, found, outcomes)
+    asked = (outcomes == UNDECIDED).nonzero()[0]
+    if asked.size:
+        outcomes[asked] = _decide(memory, found, asked, decided)
+    if memory.frames.room(len(pages)) < len(pages):
+        _refuse(memory, found, outcomes)
+    _fill(memory, found, outcomes)
+    _keep(memory, found, outcomes)
+    mapped = (outcomes == _MAPPED).nonzero()[0]
+    if mapped.size:
+        _map_cached(memory, found, mapped, _OWNED)
+    return found.in_order_given(outcomes)
+
+
+def _read_part(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, pages: Ints) -> Outcomes:
+    found = _locate(memory, spaces, ids, pages, PROTECTION_BITS)
+    outcomes = classify_reads(found.flags, found.entries)
+    _resolved_before(memory, found, outcomes)
+    if memory.frames.room(len(pages)) < len(pages):
+        _refuse(memory, found, outcomes)
+    mapped = outcomes == _MAPPED
+    cached = (found.flags & (_SHARED | _FILE)) != 0
+    memory.tables.entries[found.slots[mapped & ~cached]] = READ
+    at = (mapped & cached).nonzero()[0]
+    if at.size:
+        _map_cached(memory, found, at, _read_bits(found.flags[at]))
+    return found.in_order_given(outcomes)
+
+
+def _read_bits(flags: Ints) -> Entries:
+    """A read of shared memory that no file system tracks maps it writable at once."""
+    wanted = _SHARED | _WRITE
+    untracked = (flags & (wanted | _FILE)) == wanted
+    return np.where(untracked, np.uint64(READ | WRITABLE), np.uint64(READ))
+
+
+def _resolved_before(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
+    if len(outcomes) > 1:
+        again = ~memory.tables.first_of_each(found.slots)
+        again &= outcomes != _SEGMENTATION_FAULT
+        outcomes[again] = _NO_FAULT
+
+
+def _refuse(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
+    """The one fault of this part needs a frame, and there is none."""
+    wants_frame = _FILLS[outcomes] | (outcomes == _MAPPED)
+    for at in np.flatnonzero(wants_frame).tolist():
+        if outcomes[at] != _MAPPED or _lacks_frame(memory, found, at):
+            outcomes[at] = _OUT_OF_MEMORY
+
+
+def _lacks_frame(memory: Memory, found: _Located, at: int) -> bool:
+    ((space, _),) = found.groups
+    objects, offsets = space.mappings.backing(found.pages[at : at + 1])
+    return bool(objects[0] != 0 and memory.cache.peek(objects, offsets)[0] == 0)
+
+
+def _decide(memory: Memory, found: _Located, asked: Ints, decided: Outcomes | None) -> Outcomes:
+    """COPIED or REUSED for the anonymous pages `asked`, which are not marked exclusive."""
+    frames = found.frames[asked]
+    time = asked if found.time is None else found.time[asked]
+    imposed = None if decided is None else decided[time]
+    leaves = None if imposed is None else imposed != _REUSED
+    counts = memory.frames.map_counts[frames] - _left_earlier(frames, time, leaves)
+    reuse = memory.policy.reusable(memory.frames, frames, counts)
+    if imposed is not None:
+        open_ = imposed == UNDECIDED
+        memory.overruled += int(np.count_nonzero(~open_ & (reuse != (imposed == _REUSED))))
+        reuse = np.where(open_, reuse, imposed == _REUSED)
+        memory.frames.mark(frames[reuse & (counts > 1)], FrameFlag.DISPUTED)
+    memory.frames.mark(frames[reuse & (counts == 1)], FrameFlag.EXCLUSIVE)
+    return np.where(reuse, np.int8(_REUSED), np.int8(_COPIED))
+
+
+def _left_earlier(frames: Ints, time: Ints, leaves: Bools | None) -> Counts:
+    """How many faults of the batch, earlier than each, left the same frame.
+
+    Frame and time in one integer, so that a plain sort (the fast kind) is a stable one.
+    """
+    if len(frames) == 1:
+        return np.zeros(1, np.int32)
+    keys = np.sort((frames << _TIME_BITS) | time)
+    frame, when = keys >> _TIME_BITS, keys & ((1 << _TIME_BITS) - 1)
+    left = np.ones(len(keys), np.int32)
+    by_time = np.zeros(int(time.max()) + 1, np.int32)
+    if leaves is not None:
+        by_time[time] = leaves
+        left = by_time[when]
+    before = np.cumsum(left, dtype=np.int32) - left
+    starts = (np.concatenate(([True], frame[1:] != frame[:-1]))).nonzero()[0]
+    before -= np.repeat(before[starts], np.diff(starts, append=len(keys)))
+    by_time[when] = before
+    return by_time[time]
+
+
+def _fill(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
+    """Give every page that needs one a frame of its own, with the contents it had."""
+    at = _FILLS[outcomes].nonzero()[0]
+    if not at.size:
+        return
+    old, slots = found.frames[at], found.slots[at]
+    fresh = memory.frames.allocate(len(at), _OWN_FRAME)
+    memory.tables.entries[slots] = entries_for(fresh, OWNED)
+    if memory.frames.contents:
+        memory.frames.copy_contents(_sources(memory, found, at), fresh)
+    left = old[old != 0]
+    if left.size:
+        memory.frames.unmap(left)
+    first = at[(found.flags[at] & _ANON_VMA) == 0]
+    for space, part in found.chosen(first):
+        space.mappings.note_anon_vma(found.pages[part])
+
+
+def _sources(memory: Memory, found: _Located, at: Ints) -> Ints:
+    """The frame whose contents each of the faults `at` copies: the page's own, or the page cache's."""
+    sources = found.frames[at]
+    none = at[(found.entries[at] == 0) & ((found.flags[at] & _FILE) != 0)]
+    for space, part in found.chosen(none):
+        sources[at.searchsorted(part)] = memory.cache.peek(*space.mappings.backing(found.pages[part]))
+    return sources
+
+
+def _keep(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
+    at = _KEEPS[outcomes].nonzero()[0]
+    if at.size:
+        kept = without(found.entries[at], INHERITED) | (WRITABLE | DIRTY | ACCESSED | PRESENT)
+        memory.tables.entries[found.slots[at]] = kept
+
+
+def _map_cached(memory: Memory, found: _Located, at: Ints, bits: np.uint64 | Entries) -> None:
+    frames = np.empty(len(at), np.int64)
+    for space, part in found.chosen(at):
+        place = slice(*at.searchsorted((part[0], part[-1] + 1)).tolist())
+        frames[place] = memory.cache.fetch(*space.mappings.backing(found.pages[part]))
+    memory.frames.map(frames)
+    memory.tables.entries[found.slots[at]] = entries_for(frames, 0) | bits

@@ -1,0 +1,167 @@
+"""Page frames: reference-counted units of memory, as columns.
+
+| rule | |
+|---|---|
+| frame 0 | the zero page: read-only, shared by all, its mappings are never counted, never freed |
+| map count | entries that name the frame; a fresh frame starts with the one it is fetched for |
+| references | map count + others' (the page cache holds one for each page it keeps) |
+| freed | when no reference is left; freed frames are fetched again before new ones |
+| contents | exist once somebody wrote; a frame without contents reads as zeros |
+
+Source: `struct page` (`_mapcount`, `_refcount`), `folio_add_new_anon_rmap`, `folio_remove_rmap_pte`.
+Not modelled: folios of more than one page, LRU batches and pins (references that make a reuse a copy),
+NUMA, memory cgroups.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cowscope.units import PAGE_SIZE
+from cowscope.vm.columns import Bytes, Counts, Ints, first_of_each, grown
+from cowscope.vm.rules import FrameFlag
+
+ZERO_PAGE = 0
+
+_EXCLUSIVE = int(FrameFlag.EXCLUSIVE)
+_WRITTEN = int(FrameFlag.WRITTEN)
+
+
+class Frames:
+    """All frames of a machine; `limit` is how many may be in use at a time, the zero page not counted.
+
+    `map_counts` and `others` (references that are not mappings) are int32, `flags` uint8 (`FrameFlag`).
+
+    >>> frames = Frames()
+    >>> both = frames.allocate(2, FrameFlag.ANON)
+    >>> frames.in_use, frames.map_counts[both].tolist()
+    (2, [1, 1])
+    >>> frames.unmap(both)
+    >>> frames.in_use
+    0
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        """Start with the zero page alone."""
+        self.limit = limit
+        self.map_counts: Counts = np.zeros(64, np.int32)
+        self.others: Counts = np.zeros(64, np.int32)
+        self.flags: Bytes = np.zeros(64, np.uint8)
+        self.contents: dict[int, bytearray] = {}
+        self._free: Ints = np.zeros(64, np.int64)
+        self._n_free = 0
+        self._n_ever = 1
+        self.others[ZERO_PAGE] = 1
+        self.flags[ZERO_PAGE] = FrameFlag.ZERO
+
+    @property
+    def allocated(self) -> int:
+        """Frames that were ever fetched, in use or free; the zero page not counted."""
+        return self._n_ever - 1
+
+    @property
+    def in_use(self) -> int:
+        """Frames that somebody refers to; the zero page not counted."""
+        return self._n_ever - 1 - self._n_free
+
+    @property
+    def free(self) -> Ints:
+        """The numbers of the frames that were freed and not fetched again."""
+        return self._free[: self._n_free]
+
+    def room(self, wanted: int) -> int:
+        """How many of `wanted` frames the limit still allows.
+
+        >>> Frames(limit=3).room(5), Frames().room(5)
+        (3, 5)
+        """
+        return wanted if self.limit is None else min(wanted, self.limit - self.in_use)
+
+    def allocate(self, count: int, flags: int) -> Ints:
+        """Fetch `count` frames, each with `flags` and a map count of 1; who asks has looked at `room`."""
+        recycled = min(count, self._n_free)
+        self._n_free -= recycled
+        frames = self._free[self._n_free : self._n_free + recycled].copy()
+        if recycled < count:
+            frames = np.concatenate((frames, self._extend(count - recycled)))
+        self.map_counts[frames] = 1
+        self.flags[frames] = flags
+        return frames
+
+    def _extend(self, count: int) -> Ints:
+        fresh = np.arange(self._n_ever, self._n_ever + count)
+        self._n_ever += count
+        self.map_counts = grown(self.map_counts, self._n_ever)
+        self.others = grown(self.others, self._n_ever)
+        self.flags = grown(self.flags, self._n_ever)
+        return fresh
+
+    def map(self, frames: Ints) -> None:
+        """Count one more entry for each of `frames`; a frame may occur several times."""
+        np.add.at(self.map_counts, frames, np.int32(1))
+        self.map_counts[ZERO_PAGE] = 0
+
+    def unmap(self, frames: Ints) -> None:
+        """Count one entry less for each of `frames`, and free those that nobody refers to any more."""
+        np.subtract.at(self.map_counts, frames, np.int32(1))
+        self.map_counts[ZERO_PAGE] = 0
+        self._free_unreferenced(frames)
+
+    def forget(self, frames: Ints) -> None:
+        """Drop the page cache's reference to each of `frames`, and free those that nobody maps."""
+        self.others[frames] -= 1
+        self._free_unreferenced(frames)
+
+    def _free_unreferenced(self, frames: Ints) -> None:
+        dead = frames[(self.map_counts[frames] | self.others[frames]) == 0]
+        if not dead.size:
+            return
+        # The dead frames' own counts serve as the scratch, and are zero again afterwards.
+        dead = dead[first_of_each(dead, self.map_counts)]
+        self.map_counts[dead] = 0
+        for frame in dead[(self.flags[dead] & _WRITTEN) != 0].tolist():
+            del self.contents[frame]
+        self.flags[dead] = 0
+        self._free = grown(self._free, self._n_free + len(dead))
+        self._free[self._n_free : self._n_free + len(dead)] = dead
+        self._n_free += len(dead)
+
+    def share(self, frames: Ints) -> None:
+        """Take the exclusive mark from `frames`, and count one more entry for each: what fork does."""
+        self.flags[frames] &= 0xFF ^ _EXCLUSIVE
+        self.map(frames)
+
+    def mark(self, frames: Ints, flags: int) -> None:
+        """Set `flags` on each of `frames`."""
+        self.flags[frames] |= np.uint8(flags)
+
+    def copy_contents(self, sources: Ints, targets: Ints) -> None:
+        """Give each of `targets` the bytes of its source; sources that nobody wrote cost nothing."""
+        if not self.contents:
+            return
+        written = (self.flags[sources] & _WRITTEN).nonzero()[0]
+        if not written.size:
+            return
+        for source, target in zip(sources[written].tolist(), targets[written].tolist(), strict=True):
+            self.contents[target] = bytearray(self.contents[source])
+        self.mark(targets[written], _WRITTEN)
+
+    def write(self, frame: int, offset: int, data: bytes) -> None:
+        """Put `data` into `frame` at byte `offset`; it must fit."""
+        held = self.contents.get(frame)
+        if held is None:
+            held = self.contents[frame] = bytearray(PAGE_SIZE)
+            self.flags[frame] |= np.uint8(_WRITTEN)
+        held[offset : offset + len(data)] = data
+
+    def read(self, frame: int, offset: int, count: int) -> bytes:
+        """`count` bytes of `frame` from byte `offset` on; zeros when nobody wrote it.
+
+        >>> frames = Frames()
+        >>> frame = int(frames.allocate(1, FrameFlag.ANON)[0])
+        >>> frames.write(frame, 1, b"ab")
+        >>> frames.read(frame, 0, 4)
+        b'\\x00ab\\x00'
+        """
+        held = self.contents.get(frame)
+        return bytes(count) if held is None else bytes(held[offset : offset + count])

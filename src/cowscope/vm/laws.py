@@ -1,0 +1,94 @@
+"""Laws: what holds between any two operations. A broken law is a bug, hence an assertion with the values.
+
+| law | |
+|---|---|
+| map counts | a frame's map count is the number of entries that name it |
+| conservation | frames ever fetched = free + in use; a frame is free iff nothing refers to it |
+| isolation | a writable entry of a private mapping names an anonymous, exclusive frame, mapped once |
+| exclusive | a frame marked exclusive has a map count of at most 1 |
+| zero page | never writable, never counted |
+| coverage | an entry lies in a mapping, and is writable only where the mapping is |
+
+A frame that is DISPUTED is exempt from isolation. Checks cost the whole machine: for tests.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cowscope.vm.columns import Bools, Entries, Ints
+from cowscope.vm.entry import WRITABLE, frames_of
+from cowscope.vm.frames import ZERO_PAGE, Frames
+from cowscope.vm.machine import Machine
+from cowscope.vm.rules import FrameFlag, MappingFlag
+from cowscope.vm.spaces import AddressSpace
+from cowscope.vm.tables import LEAF_SIZE
+
+
+def check(machine: Machine) -> None:
+    """Raise `AssertionError`, with the values, for the first law that does not hold.
+
+    >>> check(Machine())
+    """
+    frames = machine.memory.frames
+    named = [np.zeros(0, np.int64)]
+    for space in machine.spaces.values():
+        pages, slots = space.table.occupied()
+        entries = machine.memory.tables.entries[slots]
+        _check_space(space, pages, entries)
+        named.append(frames_of(entries))
+    _check_map_counts(frames, np.concatenate(named))
+    _check_conservation(frames, machine.memory.cache.cached())
+    _check_tables(machine)
+
+
+def _require(holds: Bools, law: str, *values: Ints) -> None:
+    if not holds.all():
+        at = int(np.flatnonzero(~holds)[0])
+        raise AssertionError(f"{law}: {[int(column[at]) for column in values]}")
+
+
+def _check_space(space: AddressSpace, pages: Ints, entries: Entries) -> None:
+    frames, numbers = space.memory.frames, frames_of(entries)
+    mapping, flags = space.mappings.flags_at(pages), frames.flags[numbers].astype(np.int64)
+    where = (np.full(len(pages), space.id), pages, numbers)
+    writable = (entries & WRITABLE) != 0
+    _require(
+        space.mappings.lookup(pages) >= 0, "an entry outside of all mappings (space, page, frame)", *where
+    )
+    _require(~writable | ((mapping & MappingFlag.WRITE) != 0), "writable, mapping is not", *where)
+    _require(~writable | (numbers != ZERO_PAGE), "writable zero page", *where)
+    private = writable & ((mapping & MappingFlag.SHARED) == 0) & ((flags & FrameFlag.DISPUTED) == 0)
+    owned = (flags & (FrameFlag.ANON | FrameFlag.EXCLUSIVE)) == FrameFlag.ANON | FrameFlag.EXCLUSIVE
+    alone = frames.map_counts[numbers] == 1
+    _require(~private | (owned & alone), "isolation (space, page, frame, flags)", *where, flags)
+
+
+def _check_map_counts(frames: Frames, named: Ints) -> None:
+    counted = np.bincount(named, minlength=len(frames.map_counts))
+    counted[ZERO_PAGE] = 0
+    held = frames.map_counts.astype(np.int64)
+    numbers = np.arange(len(held))
+    _require(counted == held, "map count (frame, entries, count)", numbers, counted, held)
+    exclusive = (frames.flags & FrameFlag.EXCLUSIVE) != 0
+    _require(~exclusive | (held <= 1), "exclusive, yet shared (frame, count)", numbers, held)
+
+
+def _check_conservation(frames: Frames, cached: Ints) -> None:
+    numbers = np.arange(1, frames.allocated + 1)
+    others = np.bincount(cached, minlength=len(frames.others))[1 : frames.allocated + 1]
+    _require(frames.others[numbers] == others, "references of the page cache (frame)", numbers)
+    used = (frames.map_counts[numbers] + frames.others[numbers]) > 0
+    free = np.bincount(frames.free, minlength=frames.allocated + 1)[1:]
+    _require(free == ~used, "free iff unreferenced (frame, times in the free list)", numbers, free)
+    assert frames.in_use == np.count_nonzero(used), (frames.in_use, np.count_nonzero(used))
+    written = np.flatnonzero(frames.flags & FrameFlag.WRITTEN).tolist()
+    assert sorted(frames.contents) == written, (sorted(frames.contents), written)
+
+
+def _check_tables(machine: Machine) -> None:
+    tables = machine.memory.tables
+    rows = [row for space in machine.spaces.values() for row in space.table.leaves.values()]
+    assert len(set(rows)) == len(rows) == tables.in_use, (len(set(rows)), len(rows), tables.in_use)
+    unused = np.delete(np.arange(len(tables.entries) // LEAF_SIZE), rows)
+    assert not tables.rows[unused].any(), "an entry in a table that no space uses"

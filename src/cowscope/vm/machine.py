@@ -1,0 +1,139 @@
+"""The machine: all address spaces over one memory, and what happens between processes.
+
+| operation | effect |
+|---|---|
+| spawn | a new, empty space |
+| fork | a child that shares the parent's private pages (`cowscope.vm.processes`) |
+| exec | the space drops everything and stays |
+| exit | the space drops everything and is gone; its number is never used again |
+| write_faults, read_faults | page faults, in batches across spaces (`cowscope.vm.faults`) |
+
+Not modelled: pids, threads, scheduling; time is the order of the calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from cowscope.vm import faults, processes
+from cowscope.vm.columns import Ints, Outcomes
+from cowscope.vm.entry import INHERITED
+from cowscope.vm.events import Event
+from cowscope.vm.frames import Frames
+from cowscope.vm.memory import Memory
+from cowscope.vm.policies import POLICIES, Policy
+from cowscope.vm.rules import FrameFlag
+from cowscope.vm.spaces import AddressSpace, Dropped
+
+
+class Machine:
+    """Processes' address spaces, by number, over one memory.
+
+    `policy` is a name in `POLICIES` or a policy; `frame_limit` bounds the frames in use.
+
+    >>> machine = Machine()
+    >>> parent = machine.spawn()
+    >>> parent.map(16, 1, protection=3).entries
+    0
+    >>> parent.store(16 * 4096, b"mine")
+    >>> child = machine.fork(parent.id)
+    >>> child.shared_at_fork, machine.memory.frames.in_use
+    (1, 1)
+    >>> child.store(16 * 4096, b"ours")
+    >>> parent.load(16 * 4096, 4), child.load(16 * 4096, 4), machine.memory.frames.in_use
+    (b'mine', b'ours', 2)
+    """
+
+    def __init__(self, policy: Policy | str = "linux", frame_limit: int | None = None) -> None:
+        """Start with no process; an unknown policy is a `KeyError`."""
+        chosen = POLICIES[policy] if isinstance(policy, str) else policy
+        self.memory = Memory(Frames(frame_limit), chosen)
+        self.spaces: dict[int, AddressSpace] = {}
+        self._n_spaces = 0
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Have `listener` called with each event of each trapped `load` and `store`."""
+        self.memory.listeners.append(listener)
+
+    def spawn(self) -> AddressSpace:
+        """A new space with nothing in it."""
+        return self._enter(AddressSpace(self.memory, self._n_spaces))
+
+    def fork(self, parent_id: int) -> AddressSpace:
+        """A child of space `parent_id`; its `shared_at_fork` is how many anonymous pages both share."""
+        return self._enter(processes.fork(self.spaces[parent_id], self._n_spaces))
+
+    def _enter(self, space: AddressSpace) -> AddressSpace:
+        self.spaces[space.id] = space
+        self._n_spaces += 1
+        return space
+
+    def exec(self, space_id: int) -> Dropped:
+        """Drop all that space `space_id` has, and say what stood there."""
+        return self.spaces[space_id].clear()
+
+    def exit(self, space_id: int) -> Dropped:
+        """End space `space_id`, and say what stood there."""
+        return self.spaces.pop(space_id).clear()
+
+    def write_faults(
+        self,
+        spaces: npt.ArrayLike,
+        pages: npt.ArrayLike,
+        *,
+        decided: npt.ArrayLike | None = None,
+    ) -> Outcomes:
+        """Resolve a write fault on page `pages[i]` of space `spaces[i]`, in this order; int8[n] `Outcome`.
+
+        `decided[i]` imposes what the policy would be asked: `Outcome.COPIED`, `Outcome.REUSED` ("not
+        copied"), or -1 for the policy. It holds only where the policy would be asked: for anonymous pages
+        that are not marked exclusive. An imposed reuse of a frame that others map makes the page writable
+        but not exclusive, and the frame DISPUTED.
+
+        A space that is not there is a `KeyError`.
+
+        >>> from cowscope.vm import Outcome
+        >>> machine = Machine()
+        >>> space = machine.spawn()
+        >>> _ = space.map(0, 8, protection=3)
+        >>> [Outcome(o).name for o in machine.write_faults([0, 0, 0], [3, 3, 9])]
+        ['ZERO_FILLED', 'NO_FAULT', 'SEGMENTATION_FAULT']
+        """
+        imposed = None if decided is None else np.asarray(decided, np.int8)
+        ids, numbers = np.asarray(spaces, np.int32), np.asarray(pages, np.int64)
+        return faults.write_faults(self.memory, self.spaces, ids, numbers, imposed)
+
+    def read_faults(self, spaces: npt.ArrayLike, pages: npt.ArrayLike) -> Outcomes:
+        """Resolve a read fault on page `pages[i]` of space `spaces[i]`, in this order; int8[n] `Outcome`."""
+        ids, numbers = np.asarray(spaces, np.int32), np.asarray(pages, np.int64)
+        return faults.read_faults(self.memory, self.spaces, ids, numbers)
+
+    def install_shared(self, spaces: npt.ArrayLike, pages: npt.ArrayLike, groups: npt.ArrayLike) -> int:
+        """Let pages with the same number in `groups` share one anonymous frame each; how many entries.
+
+        For a tree of processes that forked before anybody looked. The first of a group stands for the
+        process that wrote the page, the others count as inherited. Pages that cannot take a frame
+        (see `AddressSpace.install`) are left out.
+        """
+        ids, numbers = np.asarray(spaces, np.int32), np.asarray(pages, np.int64)
+        slots, frames = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
+        for space_id in np.unique(ids).tolist():
+            at = np.flatnonzero(ids == space_id)
+            chosen, found = self.spaces[space_id].vacant(numbers[at])
+            slots[at[chosen]] = found
+        at = np.flatnonzero(slots)
+        _, first, member = np.unique(np.asarray(groups)[at], return_index=True, return_inverse=True)
+        frames[at] = self._shared_frames(member, len(first))
+        for space_id in np.unique(ids[at]).tolist():
+            own = at[ids[at] == space_id]
+            self.spaces[space_id].attach(numbers[own], slots[own], frames[own], exclusive=False)
+        self.memory.tables.entries[slots[np.delete(at, first)]] |= np.uint64(INHERITED)
+        return len(at)
+
+    def _shared_frames(self, member: Ints, count: int) -> Ints:
+        fresh = self.memory.frames.allocate(count, FrameFlag.ANON)
+        self.memory.frames.map_counts[fresh] = np.bincount(member, minlength=count)
+        return fresh[member]

@@ -1,0 +1,72 @@
+"""Fork: what a child gets.
+
+| mapping of the parent | child's mapping | entries |
+|---|---|---|
+| private, `anon_vma` | same | all copied: anonymous, zero page and page cache alike |
+| private, never written | same | none |
+| shared | same | none: the child faults again |
+| MADV_WIPEONFORK | same, without `anon_vma` | none; the parent stays exclusive |
+| MADV_DONTFORK | none | none; the parent stays exclusive |
+
+A copied entry loses W in parent and child, its frame the exclusive mark; the map count rises by one. The
+child's entry is not accessed but keeps dirty, and is marked inherited where its frame is anonymous.
+
+Source: `dup_mmap`, `vma_needs_copy`, `copy_present_ptes`, `folio_try_dup_anon_rmap_pte`.
+Not modelled: pinned pages (copied at once), vfork and threads (the same space), userfaultfd.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cowscope.vm.columns import Bools, Ints
+from cowscope.vm.entry import ACCESSED, INHERITED, WRITABLE, frames_of, without
+from cowscope.vm.rules import FrameFlag, MappingFlag
+from cowscope.vm.spaces import AddressSpace
+from cowscope.vm.tables import LEAF_MASK, LEAF_SHIFT
+
+_DECIDING = int(MappingFlag.ANON_VMA | MappingFlag.SHARED | MappingFlag.DONT_FORK | MappingFlag.WIPE_ON_FORK)
+_ANON_VMA = int(MappingFlag.ANON_VMA)
+
+
+def fork(parent: AddressSpace, number: int) -> AddressSpace:
+    """A child of `parent`, as space `number`; costs the parent's present pages, not its mappings' size."""
+    child = AddressSpace(parent.memory, number)
+    child.mappings = parent.mappings.inherited()
+    mappings = child.mappings
+    parent.memory.cache.show(mappings.object, mappings.end - mappings.start)
+    pages, slots = parent.table.occupied()
+    copied = _copied(parent, pages)
+    if copied.any():
+        child.shared_at_fork = _copy_entries(parent, child, pages[copied], slots[copied])
+    return child
+
+
+def _copied(parent: AddressSpace, pages: Ints) -> Bools:
+    """True for the present `pages` (ascending) whose entries fork copies; some mapping holds each."""
+    mappings = parent.mappings
+    held = pages.searchsorted(mappings.end) - pages.searchsorted(mappings.start)
+    return np.repeat((mappings.flags & _DECIDING) == _ANON_VMA, held)
+
+
+def _copy_entries(parent: AddressSpace, child: AddressSpace, pages: Ints, slots: Ints) -> int:
+    memory = parent.memory
+    targets = _child_slots(child, pages)
+    entries = memory.tables.entries[slots]
+    frames = frames_of(entries)
+    anon = (memory.frames.flags[frames] & int(FrameFlag.ANON)) != 0
+    memory.tables.entries[slots] = without(entries, WRITABLE)
+    inherited = without(entries, WRITABLE | ACCESSED | INHERITED)
+    inherited[anon] |= np.uint64(INHERITED)
+    memory.tables.entries[targets] = inherited
+    memory.frames.share(frames)
+    return int(np.count_nonzero(anon))
+
+
+def _child_slots(child: AddressSpace, pages: Ints) -> Ints:
+    """Slots of `pages` (ascending) in fresh leaf tables of the child."""
+    leaf = pages >> LEAF_SHIFT
+    starts = np.flatnonzero(np.concatenate(([True], leaf[1:] != leaf[:-1])))
+    child.table.add(leaf[starts])
+    rows = np.fromiter(child.table.leaves.values(), np.int64, len(starts))
+    return (np.repeat(rows, np.diff(starts, append=len(leaf))) << LEAF_SHIFT) | (pages & LEAF_MASK)

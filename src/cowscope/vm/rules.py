@@ -1,0 +1,158 @@
+"""What a write fault does: by mapping, entry and frame. The first row that fits holds.
+
+| mapping | entry | frame | outcome |
+|---|---|---|---|
+| none, or not writable | | | SEGMENTATION_FAULT |
+| | writable | | NO_FAULT (somebody resolved it already) |
+| shared | none | | MAPPED |
+| shared | read-only | | WRITE_TRACKED |
+| private anonymous | none | | ZERO_FILLED |
+| private file | none | | COPIED_FROM_FILE |
+| private | read-only | zero page | ZERO_FILLED |
+| private | read-only | page cache | COPIED_FROM_FILE |
+| private | read-only | anonymous, exclusive | REUSED |
+| private | read-only | anonymous | the policy decides: COPIED or REUSED |
+
+A read fault is simpler: SEGMENTATION_FAULT where nothing may be accessed, NO_FAULT where an entry is
+present, else MAPPED: the zero page in a private anonymous mapping, the page cache's frame elsewhere.
+
+Source: `handle_pte_fault`, `do_wp_page`, `do_anonymous_page`, `do_cow_fault`, `do_shared_fault`.
+Not modelled: ends of files (BUS_ERROR is kept for them), guard pages, swap, KSM, huge pages.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from cowscope.vm import entry
+from cowscope.vm.columns import Entries, Ints, Outcomes
+
+
+class Outcome(IntEnum):
+    """What a fault came to. The values go into recordings: they never change."""
+
+    NO_FAULT = 0
+    COPIED = 1
+    REUSED = 2
+    ZERO_FILLED = 3
+    COPIED_FROM_FILE = 4
+    MAPPED = 5
+    WRITE_TRACKED = 6
+    SEGMENTATION_FAULT = 7
+    BUS_ERROR = 8
+    OUT_OF_MEMORY = 9
+
+
+class Protection(IntFlag):
+    """What a mapping allows, with the values of mmap(2)."""
+
+    NONE = 0
+    READ = 1
+    WRITE = 2
+    EXECUTE = 4
+
+
+class Kind(IntEnum):
+    """What stands behind a mapping."""
+
+    ANONYMOUS = 0
+    FILE = 1
+
+
+class MappingFlag(IntFlag):
+    """The bits of a mapping's flags; the lowest three are its `Protection`."""
+
+    READ = 1
+    WRITE = 2
+    EXECUTE = 4
+    SHARED = 8
+    FILE = 16
+    ANON_VMA = 32
+    DONT_FORK = 64
+    WIPE_ON_FORK = 128
+
+
+class FrameFlag(IntFlag):
+    """The bits of a frame's flags.
+
+    ANON belongs to private memory; EXCLUSIVE is PageAnonExclusive; FILE belongs to the page cache (also
+    that of shared anonymous memory); ZERO is the zero page; WRITTEN has bytes; DISPUTED was reused on
+    somebody's word though other entries map it.
+    """
+
+    ANON = 1
+    EXCLUSIVE = 2
+    FILE = 4
+    ZERO = 8
+    WRITTEN = 16
+    DISPUTED = 32
+
+
+PROTECTION_BITS = 7
+UNDECIDED = -1
+"""Stands for an outcome that the policy decides."""
+
+_ANY = None
+_WRITE_RULES: tuple[tuple[bool | None, bool | None, bool | None, bool | None, bool | None, int, int], ...] = (
+    # mapping: writable, shared, file; entry: present, writable; the frame has; outcome
+    (False, _ANY, _ANY, _ANY, _ANY, 0, Outcome.SEGMENTATION_FAULT),
+    (True, _ANY, _ANY, True, True, 0, Outcome.NO_FAULT),
+    (True, True, _ANY, False, _ANY, 0, Outcome.MAPPED),
+    (True, True, _ANY, True, False, 0, Outcome.WRITE_TRACKED),
+    (True, False, False, False, _ANY, 0, Outcome.ZERO_FILLED),
+    (True, False, True, False, _ANY, 0, Outcome.COPIED_FROM_FILE),
+    (True, False, _ANY, True, False, FrameFlag.ZERO, Outcome.ZERO_FILLED),
+    (True, False, _ANY, True, False, FrameFlag.FILE, Outcome.COPIED_FROM_FILE),
+    (True, False, _ANY, True, False, FrameFlag.EXCLUSIVE, Outcome.REUSED),
+    (True, False, _ANY, True, False, 0, UNDECIDED),
+)
+
+
+def _write_rule(mapping: tuple[bool, ...], frame: int) -> int:
+    for *conditions, needs, outcome in _WRITE_RULES:
+        fits = all(want in (_ANY, has) for want, has in zip(conditions, mapping, strict=True))
+        if fits and frame & needs == needs:
+            return int(outcome)
+    raise AssertionError(f"no rule for {mapping} and frame flags {frame}")
+
+
+# Place in the flat table: bits 0 W, 2 SHARED, 3 FILE of the mapping; 4 P, 5 W of the entry; 6..9 the frame's.
+_WRITE_TABLE = np.zeros(1 << 10, np.int8)
+for _has in product((False, True), repeat=5):
+    _w, _s, _f, _p, _ew = _has
+    for _frame in range(16):
+        _place = _w | _s << 2 | _f << 3 | _p << 4 | _ew << 5 | _frame << 6
+        _WRITE_TABLE[_place] = _write_rule(_has, _frame)
+
+
+def classify_writes(mapping_flags: Ints, entries: Entries, frame_flags: npt.NDArray[np.integer]) -> Outcomes:
+    """The outcome of a write fault on each page, `UNDECIDED` (-1) where the policy decides.
+
+    The arrays lie side by side: the flags of the page's mapping (0: no mapping), its entry, and the flags of
+    the frame that the entry names.
+
+    >>> private = np.array([MappingFlag.READ | MappingFlag.WRITE])
+    >>> Outcome(classify_writes(private, np.array([0], np.uint64), np.array([FrameFlag.ZERO]))[0]).name
+    'ZERO_FILLED'
+    """
+    place = (mapping_flags >> 1) & 0b1101
+    place |= (entries & (entry.PRESENT | entry.WRITABLE)).view(np.int64) << 4
+    place |= (frame_flags & 15) << 6
+    outcomes: Outcomes = _WRITE_TABLE[place]
+    return outcomes
+
+
+def classify_reads(mapping_flags: Ints, entries: Entries) -> Outcomes:
+    """The outcome of a read fault on each page: SEGMENTATION_FAULT, NO_FAULT or MAPPED.
+
+    >>> classify_reads(np.array([0, 1, 1]), np.array([0, entry.PRESENT, 0], np.uint64)).tolist()
+    [7, 0, 5]
+    """
+    present = (entries & entry.PRESENT) != 0
+    outcomes = np.where(present, np.int8(Outcome.NO_FAULT), np.int8(Outcome.MAPPED))
+    outcomes[(mapping_flags & PROTECTION_BITS) == 0] = Outcome.SEGMENTATION_FAULT
+    return outcomes

@@ -1,0 +1,324 @@
+"""Address spaces (mm): mappings, a page table, and what a process does to its own memory.
+
+| operation on a range | mappings | entries |
+|---|---|---|
+| map | a new one; what lay there goes | dropped |
+| map, keep_entries | a new one; what lay there goes | kept, W as `protect` would leave it |
+| unmap | split at the borders, gone inside | dropped |
+| discard (MADV_DONTNEED) | stay, and keep `anon_vma` | dropped |
+| protect | split where the protection differs | W cleared, or set at once where no copy can be due |
+
+`protect`: without WRITE, W goes and the exclusive mark stays. With WRITE, W comes back at once for anonymous
+exclusive pages and for shared memory (a shared file's page only if it is dirty already); all others trap
+first. Under PROT_NONE entries stay, but every access traps.
+
+All addresses are page numbers, except in `load` and `store`. A range costs what is touched in it.
+Source: `mmap_region`, `zap_page_range_single`, `change_pte_range`, `can_change_pte_writable`.
+Not modelled: mremap, guard regions, locked memory, MADV_FREE, choice of addresses (all is MAP_FIXED).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cowscope.vm import trap
+from cowscope.vm.columns import Bools, Counts, Entries, Ints
+from cowscope.vm.entry import DIRTY, INHERITED, OWNED, READ, USER, WRITABLE, entries_for, frames_of, without
+from cowscope.vm.mappings import MappingRecord, Mappings
+from cowscope.vm.memory import Memory
+from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, Kind, MappingFlag, Protection
+from cowscope.vm.tables import END_OF_SPACE, SparseTable
+
+_WRITE = int(MappingFlag.WRITE)
+_SHARED = int(MappingFlag.SHARED)
+_ANON_VMA = int(MappingFlag.ANON_VMA)
+_ADVICE = int(MappingFlag.DONT_FORK | MappingFlag.WIPE_ON_FORK)
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """What stood in a range when its entries were dropped; all in pages.
+
+    `inherited` came by fork and were never written here since: `inherited_shared` of them others still
+    mapped, `inherited_alone` nobody else. `own` were anonymous and not inherited. `entries` counts all, the
+    zero page and the page cache's frames too.
+    """
+
+    entries: int = 0
+    inherited_shared: int = 0
+    inherited_alone: int = 0
+    own: int = 0
+
+    @property
+    def inherited(self) -> int:
+        """Pages that came by fork and were never written here.
+
+        >>> Dropped(entries=9, inherited_shared=3, inherited_alone=2, own=4).inherited
+        5
+        """
+        return self.inherited_shared + self.inherited_alone
+
+
+@dataclass(frozen=True, slots=True)
+class PageStates:
+    """The state of pages, as arrays side by side; where `present` is False all else is 0."""
+
+    present: Bools
+    anon: Bools
+    zero: Bools
+    exclusive: Bools
+    writable: Bools
+    inherited: Bools
+    map_count: Counts
+
+
+class AddressSpace:
+    """One process's memory.
+
+    >>> space = AddressSpace(Memory(), 0)
+    >>> space.map(16, 4, protection=Protection.READ | Protection.WRITE)
+    Dropped(entries=0, inherited_shared=0, inherited_alone=0, own=0)
+    >>> space.store(16 * 4096 + 1, b"cow")
+    >>> space.load(16 * 4096, 5)
+    b'\\x00cow\\x00'
+    >>> space.unmap(0, 1 << 35).own
+    1
+    """
+
+    def __init__(self, memory: Memory, number: int) -> None:
+        """Start empty, as space `number` of the machine that has `memory`."""
+        self.id = number
+        self.memory = memory
+        self.mappings = Mappings()
+        self.table = SparseTable(memory.tables)
+        self.shared_at_fork = 0
+        """Anonymous pages that this space shared with its parent right after the fork that made it."""
+
+    def load(self, address: int, count: int) -> bytes:
+        """The `count` bytes at byte `address`; traps as often as it must.
+
+        Raises `SegmentationFault` or `OutOfMemory`.
+        """
+        return trap.load(self, address, count)
+
+    def store(self, address: int, data: bytes) -> None:
+        """Write `data` at byte `address`; traps as often as it must.
+
+        Raises `SegmentationFault` or `OutOfMemory`; then no byte of `data` was written.
+        """
+        trap.store(self, address, data)
+
+    def map(
+        self,
+        start_page: int,
+        n_pages: int,
+        *,
+        protection: Protection | int,
+        shared: bool = False,
+        kind: Kind = Kind.ANONYMOUS,
+        tag: int = 0,
+        file: int = 0,
+        offset: int = 0,
+        keep_entries: bool = False,
+    ) -> Dropped:
+        """Put a mapping there and say what that dropped (mmap with MAP_FIXED).
+
+        `file` (1 and up) and `offset` (pages) name what backs it; with 0, memory or a file of its own.
+        `tag` is the caller's, to know the mapping by. With `keep_entries` the mapping replaces records only,
+        for callers who learn afterwards that borders or protection changed; entries are dropped only where
+        private turned to shared or back. It keeps `anon_vma` and the advice of what lay there.
+        """
+        end = start_page + n_pages
+        flags = int(protection) | _SHARED * shared | int(MappingFlag.FILE) * (kind == Kind.FILE)
+        old = self.mappings.clipped(start_page, end)
+        if keep_entries:
+            return self._adopt(MappingRecord(start_page, end, flags, tag, file, offset), old)
+        dropped = self.unmap(start_page, n_pages) if old else Dropped()
+        if not file and flags & (_SHARED | int(MappingFlag.FILE)):
+            file = self.memory.cache.new_object()
+        self._insert(MappingRecord(start_page, end, flags, tag, file, offset))
+        return dropped
+
+    def _insert(self, new: MappingRecord) -> None:
+        if new.object:
+            self.memory.cache.show(np.array([new.object]), np.array([new.end - new.start]))
+        self.mappings.insert(new)
+
+    def _adopt(self, new: MappingRecord, old: list[MappingRecord]) -> Dropped:
+        alike = [record for record in old if (record.flags ^ new.flags) & _SHARED == 0]
+        dropped = Dropped()
+        for record in old:
+            if record not in alike:
+                dropped = _sum(dropped, self.discard(record.start, record.end - record.start))
+        flags, object_, offset = new.flags, new.object, new.offset
+        for record in alike:
+            flags |= record.flags & (_ANON_VMA | _ADVICE)
+        if not object_ and flags & (_SHARED | int(MappingFlag.FILE)):
+            backed = [record for record in alike if record.object]
+            object_ = backed[0].object if backed else self.memory.cache.new_object()
+            offset = backed[0].offset - (backed[0].start - new.start) if backed else 0
+        self._insert_over(MappingRecord(new.start, new.end, flags, new.tag, object_, offset), old)
+        self._reprotect(new.start, new.end, flags)
+        return dropped
+
+    def _insert_over(self, new: MappingRecord, old: list[MappingRecord]) -> None:
+        self._insert(new)
+        self._hide(old)
+
+    def _hide(self, gone: list[MappingRecord]) -> None:
+        backed = [record for record in gone if record.object]
+        if backed:
+            objects = np.array([record.object for record in backed])
+            self.memory.cache.hide(objects, np.array([record.end - record.start for record in backed]))
+
+    def unmap(self, start_page: int, n_pages: int) -> Dropped:
+        """Remove all mappings of the range (munmap) and say what that dropped."""
+        end = start_page + n_pages
+        old = self.mappings.clipped(start_page, end)
+        dropped = self.discard(start_page, n_pages)
+        self.mappings.remove(start_page, end)
+        self._hide(old)
+        return dropped
+
+    def discard(self, start_page: int, n_pages: int) -> Dropped:
+        """Drop the entries of the range and keep the mappings (MADV_DONTNEED); says what that dropped."""
+        _, slots = self.table.occupied(start_page, start_page + n_pages)
+        dropped = self._drop(slots)
+        if slots.size:
+            self.table.prune(start_page, start_page + n_pages)
+        return dropped
+
+    def zap(self, pages: Ints) -> Dropped:
+        """Drop the entries of `pages`, in any order, and keep the mappings; says what that dropped."""
+        pages = np.unique(pages)
+        slots = self.table.slots(pages)
+        dropped = self._drop(slots[self.memory.tables.entries[slots] != 0])
+        if dropped.entries:
+            self.table.prune(int(pages[0]), int(pages[-1]) + 1)
+        return dropped
+
+    def _drop(self, slots: Ints) -> Dropped:
+        if not slots.size:
+            return Dropped()
+        frames = self.memory.frames
+        entries = self.memory.tables.entries[slots]
+        numbers = frames_of(entries)
+        inherited = (entries & INHERITED) != 0
+        shared = inherited & (frames.map_counts[numbers] > 1)
+        own = ((frames.flags[numbers] & int(FrameFlag.ANON)) != 0) & ~inherited
+        n_inherited, n_shared = int(np.count_nonzero(inherited)), int(np.count_nonzero(shared))
+        self.memory.tables.entries[slots] = 0
+        frames.unmap(numbers)
+        return Dropped(len(slots), n_shared, n_inherited - n_shared, int(np.count_nonzero(own)))
+
+    def protect(self, start_page: int, n_pages: int, protection: Protection | int) -> None:
+        """Change what the range allows (mprotect); parts that no mapping holds are left out."""
+        end = start_page + n_pages
+        self.mappings.update(start_page, end, clear=PROTECTION_BITS, add=int(protection))
+        for record in self.mappings.clipped(start_page, end):
+            self._reprotect(record.start, record.end, record.flags)
+
+    def _reprotect(self, start: int, end: int, flags: int) -> None:
+        _, slots = self.table.occupied(start, end)
+        if not slots.size:
+            return
+        entries = without(self.memory.tables.entries[slots], WRITABLE | USER)
+        if flags & PROTECTION_BITS:
+            entries |= np.uint64(USER)
+        if flags & _WRITE:
+            entries[self._writable_at_once(entries, flags)] |= np.uint64(WRITABLE)
+        self.memory.tables.entries[slots] = entries
+
+    def _writable_at_once(self, entries: Entries, flags: int) -> Bools:
+        if flags & _SHARED:
+            clean_too: Bools = ((entries & DIRTY) != 0) | (not flags & int(MappingFlag.FILE))
+            return clean_too
+        wanted = int(FrameFlag.ANON | FrameFlag.EXCLUSIVE)
+        owned: Bools = (self.memory.frames.flags[frames_of(entries)] & wanted) == wanted
+        return owned
+
+    def advise(
+        self,
+        start_page: int,
+        n_pages: int,
+        *,
+        dont_fork: bool | None = None,
+        wipe_on_fork: bool | None = None,
+    ) -> None:
+        """Say what fork shall do with the range (MADV_DONTFORK, MADV_WIPEONFORK and their opposites)."""
+        wanted = {MappingFlag.DONT_FORK: dont_fork, MappingFlag.WIPE_ON_FORK: wipe_on_fork}
+        for flag, value in wanted.items():
+            if value is not None:
+                add = int(flag) if value else 0
+                self.mappings.update(start_page, start_page + n_pages, clear=int(flag), add=add)
+
+    def install(self, pages: Ints, *, exclusive: bool) -> Bools:
+        """Give anonymous frames to `pages` that a census found present; True where one was given.
+
+        A page that is present here already, that no private mapping holds, or that occurs before in `pages`
+        is left as it is. `exclusive` pages are writable where their mapping is; others trap first.
+        The frame limit does not hold here: the pages are there.
+        """
+        chosen, slots = self.vacant(pages)
+        bits = FrameFlag.ANON | (FrameFlag.EXCLUSIVE if exclusive else 0)
+        fresh = self.memory.frames.allocate(len(slots), bits)
+        self.attach(pages[chosen], slots, fresh, exclusive=exclusive)
+        return chosen
+
+    def vacant(self, pages: Ints) -> tuple[Bools, Ints]:
+        """True where a page may get an anonymous frame from outside, and the slots of those pages."""
+        flags = self.mappings.flags_at(pages)
+        chosen = (flags != 0) & ((flags & _SHARED) == 0)
+        slots = np.zeros(len(pages), np.int64)
+        slots[chosen] = self.table.slots(pages[chosen], create=True)
+        chosen &= self.memory.tables.entries[slots] == 0
+        chosen &= self.memory.tables.first_of_each(slots)
+        return chosen, slots[chosen]
+
+    def attach(self, pages: Ints, slots: Ints, frames: Ints, *, exclusive: bool) -> None:
+        """Let the empty `slots` of `pages` name anonymous `frames`, whose map counts are right already."""
+        flags = self.mappings.flags_at(pages)
+        entries = entries_for(frames, OWNED if exclusive else READ | DIRTY)
+        entries[(flags & _WRITE) == 0] &= ~np.uint64(WRITABLE)
+        entries[(flags & PROTECTION_BITS) == 0] &= ~np.uint64(USER)
+        self.memory.tables.entries[slots] = entries
+        self.mappings.note_anon_vma(pages)
+
+    def present_pages(self) -> Ints:
+        """The pages that have an entry, ascending."""
+        return self.table.occupied()[0]
+
+    def page_states(self, pages: Ints) -> PageStates:
+        """The state of each of `pages`."""
+        frames = self.memory.frames
+        entries = self.memory.tables.entries[self.table.slots(pages)]
+        numbers, present = frames_of(entries), entries != 0
+        flags = np.where(present, frames.flags[numbers], np.uint8(0))
+        return PageStates(
+            present=present,
+            anon=(flags & int(FrameFlag.ANON)) != 0,
+            zero=(flags & int(FrameFlag.ZERO)) != 0,
+            exclusive=(flags & int(FrameFlag.EXCLUSIVE)) != 0,
+            writable=(entries & WRITABLE) != 0,
+            inherited=(entries & INHERITED) != 0,
+            map_count=frames.map_counts[numbers],
+        )
+
+    def clear(self) -> Dropped:
+        """Drop everything: what exit and exec do to an address space."""
+        dropped = self.discard(0, END_OF_SPACE)
+        self.table.prune()
+        self.memory.cache.hide(self.mappings.object, self.mappings.end - self.mappings.start)
+        self.mappings = Mappings()
+        return dropped
+
+
+def _sum(one: Dropped, other: Dropped) -> Dropped:
+    return Dropped(
+        one.entries + other.entries,
+        one.inherited_shared + other.inherited_shared,
+        one.inherited_alone + other.inherited_alone,
+        one.own + other.own,
+    )

@@ -1,0 +1,167 @@
+"""Page tables: leaf tables as rows of one pool, and the sparse map from a space's pages to them.
+
+| rule | |
+|---|---|
+| leaf table | 512 entries, one row of the pool; it covers the pages `number * 512` to `number * 512 + 511` |
+| slot | the place of one entry in the flat pool: `row * 512 + page % 512` |
+| row 0 | stands for "no table": always empty, never handed out |
+| cost | a space costs one row for each 2 MiB that holds an entry, whatever its mappings span |
+| release | a row whose last entry is gone goes back to the pool |
+
+Source: `struct mm_struct.pgd`, `pte_offset_map`, `free_pgtables`.
+Not modelled: the upper levels (a dictionary stands for them), the memory that tables take, sharing of tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from cowscope.vm.columns import Bools, Counts, Entries, Ints, first_of_each, grown
+
+LEAF_SHIFT = 9
+LEAF_SIZE = 1 << LEAF_SHIFT
+LEAF_MASK = LEAF_SIZE - 1
+END_OF_SPACE = 1 << 52
+"""A page number beyond every address space."""
+
+
+class PageTables:
+    """The pool: `entries` is uint64[rows * 512], in the layout of `cowscope.vm.entry`."""
+
+    def __init__(self) -> None:
+        """Start with the empty row 0."""
+        self.entries: Entries = np.zeros(LEAF_SIZE, np.uint64)
+        self._scratch: Counts = np.empty(0, np.int32)
+        self._free: list[int] = []
+        self._n_ever = 1
+
+    @property
+    def in_use(self) -> int:
+        """Rows that some space uses.
+
+        >>> PageTables().in_use
+        0
+        """
+        return self._n_ever - 1 - len(self._free)
+
+    @property
+    def rows(self) -> Entries:
+        """The pool as uint64[rows, 512]: a view, valid until the pool grows."""
+        return self.entries.reshape(-1, LEAF_SIZE)
+
+    def allocate(self, count: int) -> list[int]:
+        """The numbers of `count` empty rows.
+
+        >>> pool = PageTables()
+        >>> pool.allocate(2)
+        [1, 2]
+        """
+        keep = max(len(self._free) - count, 0)
+        rows = self._free[keep:]
+        del self._free[keep:]
+        fresh = range(self._n_ever, self._n_ever + count - len(rows))
+        self._n_ever += len(fresh)
+        if self._n_ever * LEAF_SIZE > len(self.entries):
+            self._grow()
+        return rows + list(fresh)
+
+    def _grow(self) -> None:
+        n_rows = max(self._n_ever, len(self.entries) // LEAF_SIZE * 3 // 2)
+        larger: Entries = np.zeros(n_rows * LEAF_SIZE, np.uint64)
+        larger[: len(self.entries)] = self.entries
+        self.entries = larger
+
+    def release(self, rows: Iterable[int]) -> None:
+        """Take back `rows`, which are empty."""
+        self._free.extend(rows)
+
+    def first_of_each(self, slots: Ints) -> Bools:
+        """True where a slot occurs for the first time in `slots`."""
+        self._scratch = grown(self._scratch, len(self.entries))
+        return first_of_each(slots, self._scratch)
+
+
+class SparseTable:
+    """One space's page table, or one file's page cache: a sparse map from pages to slots of a pool.
+
+    >>> table = SparseTable(PageTables())
+    >>> table.slots(np.array([5, 1 << 34]), create=True).tolist()
+    [517, 1024]
+    >>> table.slots(np.array([5, 600])).tolist()
+    [517, 88]
+    """
+
+    def __init__(self, pool: PageTables) -> None:
+        """Start empty; `pool` is where the leaf tables live."""
+        self.pool = pool
+        self.leaves: dict[int, int] = {}
+        self._sorted: tuple[Ints, Ints] | None = None
+
+    def slot(self, page: int) -> int:
+        """The slot of one page; a slot of row 0, which is empty, when no table covers it."""
+        return self.leaves.get(page >> LEAF_SHIFT, 0) << LEAF_SHIFT | page & LEAF_MASK
+
+    def slots(self, pages: Ints, *, create: bool = False) -> Ints:
+        """The slot of each page; slots of row 0 where no table covers it, unless `create` adds the tables."""
+        if len(pages) == 1:
+            return self._one_slot(int(pages[0]), create)
+        numbers, rows = self._in_order()
+        leaf = pages >> LEAF_SHIFT
+        at = numbers.searchsorted(leaf)
+        missing = numbers[at] != leaf
+        if missing.any():
+            if create:
+                self.add(np.unique(leaf[missing]))
+                return self.slots(pages)
+            at[missing] = len(numbers) - 1
+        return (rows[at] << LEAF_SHIFT) | (pages & LEAF_MASK)
+
+    def _one_slot(self, page: int, create: bool) -> Ints:
+        slot = self.slot(page)
+        if create and slot < LEAF_SIZE:
+            self.add(np.array([page >> LEAF_SHIFT]))
+            slot = self.slot(page)
+        return np.array([slot])
+
+    def add(self, numbers: Ints) -> None:
+        """Add empty tables with the leaf `numbers`, which are all missing."""
+        self.leaves.update(zip(numbers.tolist(), self.pool.allocate(len(numbers)), strict=True))
+        self._sorted = None
+
+    def _in_order(self) -> tuple[Ints, Ints]:
+        """Leaf numbers and rows by number; a last number beyond all others, with row 0, ends them."""
+        if self._sorted is None:
+            numbers = np.fromiter((*self.leaves, END_OF_SPACE), np.int64, len(self.leaves) + 1)
+            rows = np.fromiter((*self.leaves.values(), 0), np.int64, len(numbers))
+            order = numbers.argsort()
+            self._sorted = numbers[order], rows[order]
+        return self._sorted
+
+    def _leaves_within(self, start: int, end: int) -> tuple[Ints, Ints]:
+        numbers, rows = self._in_order()
+        if start <= 0 and end >= END_OF_SPACE:
+            return numbers[:-1], rows[:-1]
+        low, high = numbers.searchsorted((start >> LEAF_SHIFT, ((end - 1) >> LEAF_SHIFT) + 1)).tolist()
+        return numbers[low:high], rows[low:high]
+
+    def occupied(self, start: int = 0, end: int = END_OF_SPACE) -> tuple[Ints, Ints]:
+        """Pages from `start` to before `end` that have an entry, ascending, and their slots."""
+        numbers, rows = self._leaves_within(start, end)
+        if not len(numbers):
+            return numbers, rows
+        at = np.flatnonzero(self.pool.rows[rows] != 0)
+        leaf, within = at >> LEAF_SHIFT, at & LEAF_MASK
+        pages = (numbers[leaf] << LEAF_SHIFT) | within
+        inside = slice(*pages.searchsorted((start, end)).tolist())
+        return pages[inside], ((rows[leaf] << LEAF_SHIFT) | within)[inside]
+
+    def prune(self, start: int = 0, end: int = END_OF_SPACE) -> None:
+        """Give back the tables between `start` and `end` that hold no entry any more."""
+        numbers, rows = self._leaves_within(start, end)
+        empty = ~self.pool.rows[rows].any(axis=1)
+        self.pool.release(rows[empty].tolist())
+        for number in numbers[empty].tolist():
+            del self.leaves[number]
+        self._sorted = None

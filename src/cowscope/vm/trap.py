@@ -1,0 +1,148 @@
+"""Loads and stores, with the trap as hardware and kernel play it.
+
+translate → (entry missing or forbids it) page fault → handler → translate again → … → bytes move
+
+| the handler says | the access |
+|---|---|
+| resolved | starts again, from translation |
+| SEGMENTATION_FAULT, BUS_ERROR, OUT_OF_MEMORY | raises; no byte was moved |
+
+An access over several pages translates all of them before it moves a byte.
+Source: `exc_page_fault`, `do_user_addr_fault`; error bits as in the
+processor manual (1 present, 2 write, 4 user).
+Not modelled: TLBs, instruction fetches, accesses by the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cowscope.errors import CowscopeError
+from cowscope.units import PAGE_SHIFT, PAGE_SIZE
+from cowscope.vm import faults
+from cowscope.vm.entry import FRAME_BITS, FRAME_SHIFT, PRESENT, USER, WRITABLE
+from cowscope.vm.events import Allocated, Classified, Copied, Mapped, Resumed, Trapped
+from cowscope.vm.rules import Outcome
+
+if TYPE_CHECKING:
+    from cowscope.vm.spaces import AddressSpace
+
+_LOAD = PRESENT | USER
+_STORE = PRESENT | USER | WRITABLE
+_ERROR_WRITE = 2
+_ERROR_USER = 4
+
+
+class PageFault(Exception):  # noqa: N818 - the hardware's own name for it
+    """The hardware's: translation found no entry that allows the access."""
+
+    def __init__(self, page: int, error_code: int) -> None:
+        """Keep the page, and x86's error bits."""
+        super().__init__(page, error_code)
+        self.page = page
+        self.error_code = error_code
+
+
+class AccessFault(CowscopeError):  # noqa: N818 - named as the signal is
+    """An access that ends the process, or that memory does not suffice for."""
+
+    def __init__(self, address: int, error_code: int) -> None:
+        """Keep the address that could not be reached, and x86's error bits."""
+        access = "write to" if error_code & _ERROR_WRITE else "read from"
+        super().__init__(f"{access} {address:#x} (error code {error_code:#x})")
+        self.address = address
+        self.error_code = error_code
+
+
+class SegmentationFault(AccessFault):
+    """No mapping holds the address, or it forbids the access."""
+
+
+class BusError(AccessFault):
+    """The mapping has nothing behind the address."""
+
+
+class OutOfMemory(AccessFault):
+    """The access needs a frame, and none is left; nothing was changed."""
+
+
+_RAISED = {
+    Outcome.SEGMENTATION_FAULT: SegmentationFault,
+    Outcome.BUS_ERROR: BusError,
+    Outcome.OUT_OF_MEMORY: OutOfMemory,
+}
+
+
+def load(space: AddressSpace, address: int, count: int) -> bytes:
+    """Read `count` bytes; see `AddressSpace.load`."""
+    frames = space.memory.frames
+    pieces = [(_frame(space, at, _LOAD), at % PAGE_SIZE, size) for at, size in _by_page(address, count)]
+    return b"".join([frames.read(frame, offset, size) for frame, offset, size in pieces])
+
+
+def store(space: AddressSpace, address: int, data: bytes) -> None:
+    """Write `data`; see `AddressSpace.store`."""
+    frames, done = space.memory.frames, 0
+    pieces = [(_frame(space, at, _STORE), at % PAGE_SIZE, size) for at, size in _by_page(address, len(data))]
+    for frame, offset, size in pieces:
+        frames.write(frame, offset, data[done : done + size])
+        done += size
+
+
+def _by_page(address: int, count: int) -> Iterator[tuple[int, int]]:
+    end = address + count
+    while address < end:
+        size = min(PAGE_SIZE - address % PAGE_SIZE, end - address)
+        yield address, size
+        address += size
+
+
+def _frame(space: AddressSpace, address: int, needed: int) -> int:
+    """The frame behind `address`, as often as it takes: translate, trap, handle."""
+    while True:
+        try:
+            return _translate(space, address >> PAGE_SHIFT, needed)
+        except PageFault as fault:
+            _handle(space, address, fault)
+
+
+def _translate(space: AddressSpace, page: int, needed: int) -> int:
+    entry = int(space.memory.tables.entries[space.table.slot(page)])
+    if entry & needed != needed:
+        present = PRESENT if entry & USER else 0
+        raise PageFault(page, present | _ERROR_USER | (_ERROR_WRITE if needed == _STORE else 0))
+    return (entry & FRAME_BITS) >> FRAME_SHIFT
+
+
+def _handle(space: AddressSpace, address: int, fault: PageFault) -> None:
+    before = _entry(space, fault.page)
+    ids, pages = np.array([space.id], np.int32), np.array([fault.page])
+    resolve = faults.write_faults if fault.error_code & _ERROR_WRITE else faults.read_faults
+    outcome = Outcome(int(resolve(space.memory, {space.id: space}, ids, pages)[0]))
+    if space.memory.listeners:
+        _tell(space, address, fault, outcome, before)
+    if outcome in _RAISED:
+        raise _RAISED[outcome](address, fault.error_code)
+
+
+def _entry(space: AddressSpace, page: int) -> int:
+    return int(space.memory.tables.entries[space.table.slot(page)])
+
+
+def _tell(space: AddressSpace, address: int, fault: PageFault, outcome: Outcome, before: int) -> None:
+    tell = space.memory.tell
+    tell(Trapped(space.id, address, fault.error_code))
+    tell(Classified(outcome))
+    if outcome in _RAISED:
+        return
+    after = _entry(space, fault.page)
+    old, new = (before & FRAME_BITS) >> FRAME_SHIFT, (after & FRAME_BITS) >> FRAME_SHIFT
+    if outcome in (Outcome.COPIED, Outcome.ZERO_FILLED, Outcome.COPIED_FROM_FILE):
+        tell(Allocated(new))
+    if outcome in (Outcome.COPIED, Outcome.COPIED_FROM_FILE):
+        tell(Copied(old, new))
+    tell(Mapped(fault.page, new, bool(after & WRITABLE)))
+    tell(Resumed(space.id, address))
