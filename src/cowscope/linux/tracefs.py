@@ -168,7 +168,9 @@ def _missing_right(code: int | None = errno.EPERM) -> MissingRight:
     if code == errno.ENODEV:
         return MissingRight("this kernel has no tracefs", "boot a kernel built with CONFIG_FTRACE")
     if any(os.path.ismount(path) for path in MOUNT_POINTS):
-        return MissingRight("tracefs may not be read by this user", "run as root")
+        return MissingRight(
+            "tracefs may not be read by this user", 'run as root: sudo "$(command -v cowscope)" doctor'
+        )
     return MissingRight(
         "tracefs is not mounted", "sudo mount -t tracefs nodev /sys/kernel/tracing, and run as root"
     )
