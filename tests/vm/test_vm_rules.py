@@ -141,13 +141,18 @@ def test_every_state_has_a_row() -> None:
     frames are left to the policy."""
     for mapping in range(32):
         for bits in (0, PRESENT, PRESENT | WRITABLE):
-            for frame in (FrameFlag.ANON, FrameFlag.ANON | FrameFlag.EXCLUSIVE, FrameFlag.FILE, FrameFlag.ZERO):
+            for frame in (
+                FrameFlag.ANON,
+                FrameFlag.ANON | FrameFlag.EXCLUSIVE,
+                FrameFlag.FILE,
+                FrameFlag.ZERO,
+            ):
                 found = int(
                     classify_writes(np.array([mapping]), np.array([bits], np.uint64), np.array([frame]))[0]
                 )
-                left_open = (
-                    mapping & MappingFlag.WRITE and not mapping & MappingFlag.SHARED
-                ) and (bits == PRESENT and frame == FrameFlag.ANON)
+                left_open = (mapping & MappingFlag.WRITE and not mapping & MappingFlag.SHARED) and (
+                    bits == PRESENT and frame == FrameFlag.ANON
+                )
                 assert (found == -1) == bool(left_open)
 
 
