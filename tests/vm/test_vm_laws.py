@@ -32,52 +32,64 @@ def slot(machine: Machine, page: int = PAGE, space: int = 0) -> int:
 
 
 def count_one_too_many(machine: Machine) -> None:
+    """Map counts."""
     machine.memory.frames.map_counts[1] += 1
 
 
 def count_the_zero_page(machine: Machine) -> None:
+    """The zero page is never counted."""
     machine.memory.frames.map_counts[0] += 1
 
 
 def mark_exclusive(machine: Machine) -> None:
+    """An exclusive frame is mapped once."""
     machine.memory.frames.mark(np.array([1]), FrameFlag.EXCLUSIVE)
 
 
 def make_writable(machine: Machine) -> None:
+    """Isolation."""
     machine.memory.tables.entries[slot(machine)] |= np.uint64(WRITABLE)
 
 
 def make_zero_page_writable(machine: Machine) -> None:
+    """The zero page is never written."""
     machine.memory.tables.entries[slot(machine, PAGE + 1)] |= np.uint64(WRITABLE)
 
 
 def forget_the_mapping(machine: Machine) -> None:
+    """Coverage."""
     machine.spaces[1].mappings.remove(PAGE, PAGE + 4)
 
 
 def forbid_by_mapping_alone(machine: Machine) -> None:
+    """Coverage of the write bit."""
     machine.write_faults([0], [PAGE + 2])
     machine.spaces[0].mappings.update(PAGE, PAGE + 4, clear=2)
 
 
 def free_a_frame_in_use(machine: Machine) -> None:
+    """Conservation."""
     machine.memory.frames._free[0] = 1
     machine.memory.frames._n_free = 1
 
 
 def reference_from_nowhere(machine: Machine) -> None:
+    """References of the page cache."""
     machine.memory.frames.others[1] += 1
 
 
 def bytes_without_the_mark(machine: Machine) -> None:
+    """Contents are marked."""
     machine.memory.frames.flags[1] &= 255 - FrameFlag.WRITTEN
 
 
 def entry_in_no_table(machine: Machine) -> None:
+    """Unused tables are empty."""
     machine.memory.tables.entries[3] = 1
 
 
 def two_spaces_one_table(machine: Machine) -> None:
+    """A table belongs to one space."""
     machine.spaces[1].table.leaves = machine.spaces[0].table.leaves
     machine.memory.frames.map_counts[1] = 2
 

@@ -47,46 +47,55 @@ def entry(machine: Machine, page: int = 12, space: int = 0) -> int:
 
 
 def nothing_mapped() -> Machine:
+    """No mapping at all."""
     machine = Machine()
     machine.spawn()
     return machine
 
 
 def not_writable() -> Machine:
+    """A read-only mapping."""
     return machine_with(protection=R)
 
 
 def written_already() -> Machine:
+    """Page 12 is the process's own, and writable."""
     machine = machine_with()
     write(machine)
     return machine
 
 
 def shared_untouched() -> Machine:
+    """A shared anonymous mapping."""
     return machine_with(shared=True)
 
 
 def shared_file_read() -> Machine:
+    """A clean page of a shared file."""
     machine = machine_with(shared=True, kind=Kind.FILE, file=1)
     read(machine)
     return machine
 
 
 def anonymous_untouched() -> Machine:
+    """A private anonymous mapping."""
     return machine_with()
 
 
 def file_untouched() -> Machine:
+    """A private mapping of a file."""
     return machine_with(kind=Kind.FILE, file=1)
 
 
 def zero_page_read() -> Machine:
+    """Page 12 names the zero page."""
     machine = machine_with()
     read(machine)
     return machine
 
 
 def file_page_read() -> Machine:
+    """Page 12 names the page cache's frame."""
     machine = machine_with(kind=Kind.FILE, file=1)
     read(machine)
     return machine
@@ -100,12 +109,14 @@ def exclusive_but_read_only() -> Machine:
 
 
 def shared_by_fork() -> Machine:
+    """Page 12 is shared with a child."""
     machine = written_already()
     machine.fork(0)
     return machine
 
 
 def left_by_the_child() -> Machine:
+    """Page 12 was shared, and the child has gone."""
     machine = shared_by_fork()
     machine.exit(1)
     return machine

@@ -58,7 +58,10 @@ def test_the_error_code_of_a_missing_page(access: str, error_code: int) -> None:
     space = machine.spawn()
     space.map(16, 1, protection=RW)
     events = listening(machine)
-    _ = space.load(16 * PAGE, 1) if access == "load" else space.store(16 * PAGE, b"x")
+    if access == "load":
+        space.load(16 * PAGE, 1)
+    else:
+        space.store(16 * PAGE, b"x")
     assert events[0] == Trapped(0, 16 * PAGE, error_code)
 
 
