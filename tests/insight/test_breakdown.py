@@ -161,12 +161,12 @@ def test_a_tally_counts_as_one_would_by_hand(faults: list[tuple[int, Verdict]]) 
     """Keys of -1 come last."""
     keys, verdicts = [key for key, _ in faults], [verdict for _, verdict in faults]
     found = tally(np.array(keys, np.int32), np.array(verdicts, np.int8), 4)
-    named = {
+    named: dict[str, set[Verdict]] = {
         "copied": {V.COPIED},
         "reused": {V.REUSED},
         "new": {V.ZERO_FILLED, V.COPIED_FROM_FILE},
     }
-    named["other"] = set(Verdict) - set.union(*named.values())
+    named["other"] = {V.UNKNOWN, V.FIRST_TOUCH, V.WRITE_TRACKED, V.REFUSED, V.RACED}
     for key in range(-1, 4):
         mine = [verdict for at, verdict in faults if at == key]
         expected = {name: sum(v in which for v in mine) for name, which in named.items()}
