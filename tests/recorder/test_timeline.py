@@ -44,7 +44,7 @@ def mmap(
 
 def timeline(*records: object) -> Timeline:
     """Process 100 was noted at time 0; then the records."""
-    found = Timeline(FORMATS, started_ns=0)  # type: ignore[arg-type]
+    found = Timeline(FORMATS, started_ns=0)
     found.note_process(
         {
             "pid": 100,
@@ -274,6 +274,6 @@ def test_what_stands_behind_a_mapping(file: bytes, shared: bool, kind: int, name
 
 def test_no_process_at_all() -> None:
     """Tables without rows, and every pid unknown."""
-    found = Timeline(FORMATS, started_ns=0)  # type: ignore[arg-type]
+    found = Timeline(FORMATS, started_ns=0)
     assert found.keys(np.array([5], np.uint32), np.array([1], np.uint64)).tolist() == [NONE]
     assert column(found, "processes", "pid") == []
