@@ -50,9 +50,11 @@ def show(
         given = ctx.get_parameter_source("top") is click.core.ParameterSource.COMMANDLINE
         click.echo(to_json(str(recording), meta, sharing, groups, top=top if given else None))
     else:
+        import sys
+
         from cowscope.views.terminal import console, paint
 
-        paint(console(click.get_text_stream("stdout")), str(recording), meta, sharing, groups, top=top)
+        paint(console(sys.stdout), str(recording), meta, sharing, groups, top=top)
 
 
 def print_summary(recording: Path, out: IO[str], *, top: int) -> None:
