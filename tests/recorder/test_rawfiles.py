@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cowscope.linux.perf_records import Exit, Fork
 from cowscope.recorder.channels import ALLOCATION_EVENT, Channel
 from cowscope.recorder.rawfiles import PROMPT_NS, channel_files, matched, read_faults, read_records
-from cowscope.recording.schema import Access, Allocation
+from cowscope.recording.schema import Access, Allocation, Columns
 
 PAGE, NONE_SEEN, LATE = Allocation.PAGE, Allocation.NONE_SEEN, Allocation.NOT_WATCHED
 FAULT_EVENT = "exceptions:page_fault_user"
@@ -25,11 +25,12 @@ EVENTS = {
 
 def signs(faults: list[tuple[int, int]], pages: list[tuple[int, int]]) -> list[Allocation]:
     """`matched` over rows of time and thread."""
-    columns = [
-        {"time": np.array([t for t, _ in rows], np.uint64), "tid": np.array([i for _, i in rows], np.uint32)}
-        for rows in (faults, pages)
-    ]
-    return [Allocation(int(sign)) for sign in matched(*columns)]
+
+    def columns(rows: list[tuple[int, int]]) -> Columns:
+        time, tid = [time for time, _ in rows], [tid for _, tid in rows]
+        return {"time": np.array(time, np.uint64), "tid": np.array(tid, np.uint32)}
+
+    return [Allocation(int(sign)) for sign in matched(columns(faults), columns(pages))]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_no_raw_files_are_no_faults(tmp_path: Path) -> None:
     """Empty files neither."""
     (tmp_path / "fault.0").touch()
     found = read_faults(tmp_path, {"source": "tracepoint", "events": EVENTS})
-    assert (len(found), found.time.dtype, found.allocation.dtype) == (0, np.uint64, np.uint8)
+    assert (len(found), found.time.dtype.name, found.allocation.dtype.name) == (0, "uint64", "uint8")
 
 
 def test_task_and_map_records_come_by_time_and_once(tmp_path: Path) -> None:
