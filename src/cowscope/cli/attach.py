@@ -32,6 +32,9 @@ def attach(
       cowscope attach 4711
       cowscope attach 4711 --duration 30 -o web.cow
     """
+    from cowscope.linux.signals import ENDING, hold
+
+    hold(ENDING)  # before the imports below start threads
     from cowscope.recorder.observe import attach_to
 
     outcome = attach_to(pid, observation_options(output, duration, max_size, first_touch, source, quiet))

@@ -33,6 +33,9 @@ def run(
       cowscope run -- python prefork.py
       cowscope run -o web.cow --duration 60 -- gunicorn --preload -w 4 app:app
     """
+    from cowscope.linux.signals import FORWARDED, hold
+
+    hold(FORWARDED)  # before the imports below start threads
     from cowscope.recorder.observe import RunningCommand
 
     running = RunningCommand(

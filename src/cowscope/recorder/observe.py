@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import select
 import shutil
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from cowscope.errors import AccessDenied, CowscopeError, MissingRight, NoSuchPro
 from cowscope.linux import proc
 from cowscope.linux.capabilities import Capability, effective
 from cowscope.linux.perf_abi import Flag
-from cowscope.linux.signals import SignalQueue
+from cowscope.linux.signals import ENDING, FORWARDED, SignalQueue
 from cowscope.recorder import census
 from cowscope.recorder.channels import NEW_TASK_EVENT
 from cowscope.recorder.launch import Command, shell_status
@@ -32,19 +31,6 @@ from cowscope.recorder.setup import (
     start_note,
 )
 from cowscope.recording.journal import JournalWriter, raw_directory
-
-FORWARDED = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
-"""Signals that `run` passes on to the command."""
-
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that end an `attach`."""
 
 
 @dataclass(frozen=True, kw_only=True)

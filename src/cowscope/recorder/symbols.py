@@ -15,6 +15,7 @@ from cowscope.recording.schema import NONE
 KERNEL_START = 1 << 63
 KERNEL = "[kernel]"
 _PT_LOAD = 1
+_FUNCTION_KINDS = (b"t", b"T", b"w", b"W")
 
 
 class Symbolizer:
@@ -75,18 +76,20 @@ def parse_segments(data: bytes) -> list[tuple[int, int, int]]:
 def parse_kallsyms(data: bytes) -> tuple[list[int], list[str]]:
     """Addresses and names of the kernel's functions, ascending; none where the addresses are hidden.
 
-    >>> parse_kallsyms(b"ffffffff81000000 T _stext\\nffffffff81000040 t helper\\t[module]\\n")[1]
+    A line is the address in 16 digits, a blank, the kind in one letter, a blank, the name.
+
+    >>> parse_kallsyms(b"ffffffff81000000 T _stext\nffffffff81000040 t helper\t[module]\n")[1]
     ['_stext', 'helper']
     """
-    pairs = []
-    for line in data.split(b"\n"):
-        parts = line.split(None, 3)
-        if len(parts) >= 3 and parts[1] in b"tTwW":
-            pairs.append((int(parts[0], 16), parts[2].decode("ascii", "backslashreplace")))
-    pairs.sort()
-    if not pairs or pairs[-1][0] == 0:
+    functions = sorted(
+        line for line in data.split(b"\n") if line[17:18] in _FUNCTION_KINDS and len(line) > 19
+    )
+    if not functions or not int(functions[-1][:16], 16):
         return [], []
-    return [address for address, _ in pairs], [name for _, name in pairs]
+    names = b"\n".join(line[19:].partition(b"\t")[0] for line in functions).decode(
+        "ascii", "backslashreplace"
+    )
+    return [int(line[:16], 16) for line in functions], names.split("\n")
 
 
 def _read_kallsyms() -> bytes:

@@ -80,6 +80,7 @@ class _Engine:
         self.verdict = np.zeros(len(self.faults["time_ns"]), np.int8)
         self.mapping = np.full(len(self.verdict), NONE, np.int32)
         self.exec_times = self._times(Operation.EXEC)
+        self.last_usable = self.censuses.last_undisturbed(_disturbances(self.tables))
         children = self.tables["forks"]["child"][~self.tables["forks"]["before_start"].astype(bool)]
         for process in np.setdiff1d(np.arange(n), children).tolist():
             self.space_of[process] = self.machine.spawn().id
@@ -426,7 +427,7 @@ class _Engine:
             return
         if (census.group != NONE).any() or (self.relatives and not len(space.present_pages())):
             self._set_up(census, space)
-        else:
+        elif row in self.last_usable:
             self._reconcile(census, space)
 
     def _set_up(self, census: Census, space: AddressSpace) -> None:
@@ -434,7 +435,7 @@ class _Engine:
         self._map_from_table(census, space)
         space.install(census.pages[census.exclusive], exclusive=True)
         self.pending.append(census)
-        expected = {int(p) for p in self.initial if self.censuses.last_row(int(p)) != NONE}
+        expected = {int(p) for p in self.initial if self.censuses.has(int(p))}
         if {each.process for each in self.pending} >= expected:
             self._share(self.pending)
             self.pending = []
@@ -477,9 +478,9 @@ class _Engine:
                 )
 
     def _reconcile(self, census: Census, space: AddressSpace) -> None:
-        """Compare with a census, but for pages that changed while it was taken; the last one counts."""
+        """Compare with a census, but for pages that changed while it was taken."""
         known = space.present_pages()
-        if not len(known) or self._forks_during(census):
+        if not len(known):
             return
         states = space.page_states(known)
         known, count = known[states.anon], states.map_count[states.anon]
@@ -502,17 +503,6 @@ class _Engine:
         part = slice(*np.searchsorted(self.faults["time_ns"], (census.time_ns, census.until_ns)).tolist())
         pages: NDArray[np.int64] = (self.faults["address"][part] >> np.uint64(PAGE_SHIFT)).astype(np.int64)
         return pages
-
-    def _forks_during(self, census: Census) -> bool:
-        """A fork or an exit while pages were looked at: no instant that the replay could be compared with."""
-        for table, names in (("forks", ("parent", "child")), ("operations", ("process",))):
-            columns = self.tables[table]
-            within = (columns["time_ns"] >= census.time_ns) & (columns["time_ns"] <= census.until_ns)
-            if table == "operations":
-                return bool((within & np.isin(columns["operation"], (Operation.EXEC, Operation.EXIT))).any())
-            if any((within & (columns[name] == census.process)).any() for name in names):
-                return True
-        return False
 
     # --- the end ---
 
@@ -550,6 +540,13 @@ def _raced(spaces: NDArray[np.int32], pages: NDArray[np.int64], again: NDArray[n
     repeated = np.ones(len(pages), bool)
     repeated[first] = False
     return np.where(repeated[again], np.int8(Verdict.RACED), np.int8(Verdict.UNKNOWN))
+
+
+def _disturbances(tables: dict[str, Columns]) -> NDArray[np.int64]:
+    """Times of forks, execs and exits, ascending: at those, pages change hands without a fault."""
+    operations = tables["operations"]
+    ends = np.isin(operations["operation"], (Operation.EXEC, Operation.EXIT))
+    return np.sort(np.concatenate([tables["forks"]["time_ns"], operations["time_ns"][ends]]).astype(np.int64))
 
 
 def _unique(spaces: NDArray[np.int32]) -> list[int]:

@@ -77,8 +77,8 @@ def reasons(sharing: Sharing) -> list[tuple[str, str]]:
 
 
 def group_table(by: By, groups: list[Group], top: int) -> Table:
-    """The first `top` rows of a grouping (all of them for time), as text."""
-    shown = [group for group in groups if by is By.TIME or any(group.weight) or group.shared_at_fork > 0]
+    """The first `top` rows of a grouping (for time, all in which anything happened), as text."""
+    shown = [group for group in groups if any(group.weight) or group.shared_at_fork > 0]
     limit = len(shown) if by is By.TIME else top
     cells = tuple(_group_cells(by, group) for group in shown[:limit])
     extra = {By.PROCESS: ("shared at fork", "still shared"), By.FUNCTION: ("processes",)}.get(by, ())
