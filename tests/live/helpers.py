@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +123,17 @@ def looked_at(directory: Path) -> set[int]:
     return {int(note["pid"]) for note, _ in chunks if note["kind"] == "census"}
 
 
+def _has_been_seen(directory: Path, pid: int) -> bool:
+    return pid in looked_at(directory)
+
+
 def record_gated(directory: Path, *command: str | Path, options: Sequence[str] = ()) -> Finished:
     """As `record`, a KNOWN_GATED program: it goes on after each fork when the recorder has seen the child."""
     arguments = cowscope_command("run", "-q", "-o", directory, *options, "--", *command)
     with Program(arguments, more_environment={"KNOWN_GATED": "1"}) as program:
         while (said := program.line()).startswith("forked "):
             child = int(said.split()[1])
-            wait_until(lambda pid=child: pid in looked_at(directory), "a census of the child")
+            wait_until(partial(_has_been_seen, directory, child), "a census of the child")
             program.send("g")
         done = program.end()
     return Finished(done.status, said + "\n" + done.stdout, done.stderr)
@@ -138,7 +143,11 @@ class Program:
     """A process that answers lines; killed at the end of the `with` if it still runs."""
 
     def __init__(
-        self, arguments: Sequence[str | Path], *, more_environment: Mapping[str, str] | None = None, **options: Any
+        self,
+        arguments: Sequence[str | Path],
+        *,
+        more_environment: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> None:
         """Start it with pipes at its standard streams."""
         self.process = subprocess.Popen(
