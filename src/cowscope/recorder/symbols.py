@@ -74,7 +74,7 @@ def parse_segments(data: bytes) -> list[tuple[int, int, int]]:
 
 
 def parse_kallsyms(data: bytes) -> tuple[list[int], list[str]]:
-    """Addresses and names of the kernel's functions, ascending; none where the addresses are hidden.
+    r"""Addresses and names of the kernel's functions, ascending; none where the addresses are hidden.
 
     A line is the address in 16 digits, a blank, the kind in one letter, a blank, the name.
 
