@@ -25,6 +25,11 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
 
     Each missing right comes with the one command that gives it. The exit status is 0 if faults can be
     recorded, and 1 if only the sharing of own processes can be shown.
+
+    \b
+    Examples:
+      cowscope doctor
+      cowscope doctor --json | jq .level
     """
     from cowscope.linux.facts import Level, abilities
 
