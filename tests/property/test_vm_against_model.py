@@ -297,7 +297,7 @@ def counted(dropped: Dropped) -> tuple[int, int, int]:
 
 
 TestMachineAgainstModel = MachineAgainstModel.TestCase
-TestMachineAgainstModel.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestMachineAgainstModel.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
 
 
 def family(plan: list[int]) -> Machine:

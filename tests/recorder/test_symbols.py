@@ -55,11 +55,12 @@ def test_no_file_makes_it_fail(body: bytes, table: int, entry: int, count: int) 
 
 
 def test_kernel_functions_are_found_by_address() -> None:
-    """The one at or before the address; data symbols are none."""
-    addresses, names = parse_kallsyms(
-        b"ff20 t second\nff10 T first\nff18 D data\nff30 W weak\t[module]\nbroken\n"
-    )
-    assert (addresses, names) == ([0xFF10, 0xFF20, 0xFF30], ["first", "second", "weak"])
+    """By ascending address, modules' too; data symbols and broken lines are none."""
+    lines = ("20 t second", "10 T first", "18 D data", "30 W weak\t[module]", "40 w last")
+    data = "\n".join(f"ffffffff810000{line}" for line in lines) + "\nbroken\n\n"
+    addresses, names = parse_kallsyms(data.encode())
+    assert [address & 0xFF for address in addresses] == [0x10, 0x20, 0x30, 0x40]
+    assert names == ["first", "second", "weak", "last"]
 
 
 @pytest.mark.parametrize("data", [b"", b"0000000000000000 T _stext\n0000000000000000 t helper\n"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from recorded import OWN, SHARED, Recorded
+from tests.replay.recorded import OWN, SHARED, Recorded
 
 from cowscope.recording.schema import Allocation, Operation
 from cowscope.replay.census import Census

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from recorded import LATE, OWN, READ_ABSENT, SHARED, UNTOLD, WRITE_ABSENT, Recorded
+from tests.replay.recorded import LATE, OWN, READ_ABSENT, SHARED, UNTOLD, WRITE_ABSENT, Recorded
 
 from cowscope.recording.schema import Allocation, Operation, PageState
 from cowscope.replay.verdicts import Fate, Reconciliation, Verdict

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from findings import GROUPS, META, SHARING
+from tests.views.findings import GROUPS, META, SHARING
 
 from cowscope.insight.breakdown import By, Group
 from cowscope.recording.schema import TABLES, from_rows

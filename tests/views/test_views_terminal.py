@@ -6,8 +6,8 @@ import io
 from dataclasses import replace
 
 import pytest
-from findings import GROUPS, META, SHARING
 from rich.console import Console
+from tests.views.findings import GROUPS, META, SHARING
 
 from cowscope.insight.labels import Figure
 from cowscope.insight.sharing import Sharing

@@ -51,8 +51,6 @@ def show(
         given = ctx.get_parameter_source("top") is ParameterSource.COMMANDLINE
         click.echo(to_json(str(recording), meta, sharing, groups, top=top if given else None))
     else:
-        import sys
-
         from cowscope.views.terminal import console, paint
 
         paint(console(sys.stdout), str(recording), meta, sharing, groups, top=top)
