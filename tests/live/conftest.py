@@ -19,11 +19,9 @@ Compile = Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory, require: Callable[[object, str], None]) -> Compile:
-    """`compiled(name)`: path of the C program of that name, built once a session, executable by everybody."""
+    """`compiled(name)`: path of the C program of that name, built once a session."""
     require(shutil.which("gcc"), "needs gcc")
     directory = tmp_path_factory.mktemp("programs")
-    for parent in (directory, directory.parent, directory.parent.parent):
-        parent.chmod(0o755)
 
     def build(name: str) -> Path:
         binary = directory / name

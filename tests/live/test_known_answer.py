@@ -68,9 +68,9 @@ def check_all_is_exact(said: dict[str, Any]) -> None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A file of PAGES pages, in the page cache. Made here: the page cache's pages would look like copies."""
+    """A file of one page and PAGES pages, in the page cache. Made here: the page cache's pages would look like copies."""
     path = tmp_path / "pages"
-    path.write_bytes(b"x" * PAGES * PAGE_SIZE)
+    path.write_bytes(b"x" * (1 + PAGES) * PAGE_SIZE)
     return path
 
 

@@ -2,7 +2,7 @@
  * copies) and exits, writes them itself (so many reuses), and answers with a line. At the end of stdin it says
  * "bye" and exits with 7. With COUNT, it does so many rounds by itself first. On one CPU, as in known.c.
  *
- *   r  one round      s  as r, and the child is a short one: exits at once      n  change name to hostile bytes
+ *   r  one round      s  a child that exits at once, and nobody writes      n  take a hostile name
  */
 #define _GNU_SOURCE
 #include <err.h>
