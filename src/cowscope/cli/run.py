@@ -42,12 +42,15 @@ def run(
         command, observation_options(output, duration, max_size, first_touch, source, quiet)
     )
     outcome = running.observe()
-    if outcome.exit_status is not None:
-        status = running.wait()
+    # Where the recording is over before the command is, it is written now, and signals are passed on after.
+    status = None if outcome.exit_status is None else running.wait()
+    try:
         finish(outcome.directory, outcome.ended, keep_raw=keep_raw, quiet=quiet, top=top)
-    else:
-        # The recording is over before the command is: write it now, pass signals on after.
-        finish(outcome.directory, outcome.ended, keep_raw=keep_raw, quiet=quiet, top=top)
+    except click.ClickException as error:
+        # The command, and who waits for its status, is not to suffer from a full disk.
+        click.echo(f"cowscope: {error.format_message()}", err=True)
+        return running.wait() if status is None else status
+    if status is None:
         status = running.wait()
     summarise(outcome.directory, quiet=quiet, top=top)
     return status

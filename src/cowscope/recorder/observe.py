@@ -230,13 +230,12 @@ def _session(
     directory: Path, probes: Probes, journal: JournalWriter, source: Source, options: Options
 ) -> Session:
     new_task = source.events.get(NEW_TASK_EVENT)
-    fields = new_task and (new_task.fields["pid"].offset, new_task.fields["clone_flags"].offset)
     return Session(
         directory=directory,
         probes=probes,
         journal=journal,
         limits=options.limits,
         fault_bytes=source.fault_bytes,
-        new_task_event=(new_task.id, *fields) if new_task and fields else None,
+        new_task_event=(new_task.id, new_task.fields["clone_flags"].offset) if new_task else None,
         on_progress=options.on_progress,
     )

@@ -82,6 +82,7 @@ class Timeline:
         self.operations: list[tuple[int, int, int, int, int, int]] = []
         self._by_pid: dict[int, Process] = {}
         self._threads: dict[int, int] = {}
+        self._last_fork: dict[int, ForkRow] = {}
         self._counts: dict[int, dict[str, int]] = {}
         self._counted_at: dict[int, int] = {}
         self._moves: dict[int, tuple[int, int, int]] = {}
@@ -215,7 +216,9 @@ class Timeline:
         counts = self._counts.pop(record.parent_tid, {})
         time = self._counted_at.pop(record.parent_tid, record.time)
         child.intervals.inherit(parent.intervals, record.time)
-        self.forks.append(ForkRow(time, parent.key, child.key, counts=counts))
+        fork = ForkRow(time, parent.key, child.key, counts=counts)
+        self.forks.append(fork)
+        self._last_fork[record.parent_tid] = fork
 
     def _exit(self, record: Exit) -> None:
         process = self._by_pid.get(record.pid)
@@ -248,17 +251,15 @@ class Timeline:
             counts[_COUNTERS.get(values["member"] & 0xFFFFFFFF, "other")] = values["size"] // PAGE_SIZE
             self._counted_at[record.tid] = record.time
         elif name == NEW_TASK_EVENT:
-            self._new_task(values["pid"] & 0xFFFFFFFF, values["clone_flags"])
+            self._new_task(record.tid, values["clone_flags"])
         else:
             self._system_call(name.rpartition("_")[2], name, record, values)
 
-    def _new_task(self, pid: int, flags: int) -> None:
-        process = self._by_pid.get(pid)
-        if process is not None and flags & CLONE_VM:
-            for fork in reversed(self.forks):
-                if fork.child == process.key:
-                    fork.shares_memory = True
-                    return
+    def _new_task(self, parent_tid: int, flags: int) -> None:
+        """Told right after the fork itself, by the same thread; its own `pid` is not of our namespace."""
+        fork = self._last_fork.pop(parent_tid, None)
+        if fork is not None and flags & CLONE_VM:
+            fork.shares_memory = True
 
     def _system_call(self, call: str, name: str, record: RawSample, values: Mapping[str, int]) -> None:
         process = self._process(record.pid, record.time)
