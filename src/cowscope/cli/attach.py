@@ -32,11 +32,12 @@ def attach(
       cowscope attach 4711
       cowscope attach 4711 --duration 30 -o web.cow
     """
-    from cowscope.linux.signals import ENDING, hold
+    from cowscope.linux.signals import ENDING, SignalQueue
 
-    hold(ENDING)  # before the imports below start threads
+    signals = SignalQueue(ENDING)
     from cowscope.recorder.observe import attach_to
 
-    outcome = attach_to(pid, observation_options(output, duration, max_size, first_touch, source, quiet))
+    options = observation_options(output, duration, max_size, first_touch, source, quiet)
+    outcome = attach_to(pid, options, signals)
     finish(outcome.directory, outcome.ended, keep_raw=keep_raw, quiet=quiet, top=top)
     summarise(outcome.directory, quiet=quiet, top=top)

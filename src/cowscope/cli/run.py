@@ -33,14 +33,13 @@ def run(
       cowscope run -- python prefork.py
       cowscope run -o web.cow --duration 60 -- gunicorn --preload -w 4 app:app
     """
-    from cowscope.linux.signals import FORWARDED, hold
+    from cowscope.linux.signals import FORWARDED, SignalQueue
 
-    hold(FORWARDED)  # before the imports below start threads
+    signals = SignalQueue(FORWARDED)
     from cowscope.recorder.observe import RunningCommand
 
-    running = RunningCommand(
-        command, observation_options(output, duration, max_size, first_touch, source, quiet)
-    )
+    options = observation_options(output, duration, max_size, first_touch, source, quiet)
+    running = RunningCommand(command, options, signals)
     outcome = running.observe()
     # Where the recording is over before the command is, it is written now, and signals are passed on after.
     status = None if outcome.exit_status is None else running.wait()
