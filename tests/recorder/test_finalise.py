@@ -61,7 +61,15 @@ FAULTS = fault(300, 16, 200) + fault(400, 16, 100)
 CHUNKS: list[tuple[Note, bytes]] = [
     (START, b""),
     (
-        {"kind": "process", "pid": 100, "parent": 1, "time": 1, "name": "w\x1b", "executable": "", "command_line": "w"},
+        {
+            "kind": "process",
+            "pid": 100,
+            "parent": 1,
+            "time": 1,
+            "name": "w\x1b",
+            "executable": "",
+            "command_line": "w",
+        },
         b"",
     ),
     ({"kind": "maps", "pid": 100, "time": 2, "until": 3, "purpose": "start"}, MAPS),
@@ -91,7 +99,12 @@ def test_raw_files_become_a_recording(tmp_path: Path) -> None:
     opened = open_recording(tmp_path)
     assert opened.meta == meta
     assert not raw_directory(tmp_path).exists()
-    assert (meta.exit_status, meta.ended, meta.recovered, meta.kernel_allocations) == (3, "command", False, True)
+    assert (meta.exit_status, meta.ended, meta.recovered, meta.kernel_allocations) == (
+        3,
+        "command",
+        False,
+        True,
+    )
     assert opened.table("processes")["pid"].tolist() == [100, 200]
     assert opened.table("processes")["end_ns"].tolist() == [-1, 900]
     assert opened.table("operations")["operation"].tolist() == [Operation.EXIT]
