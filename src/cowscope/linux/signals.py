@@ -2,6 +2,9 @@
 
 A Ctrl-C at the terminal reaches the whole foreground group, the observed command included; a `kill` of the
 recorder reaches only the recorder. The sender tells them apart, and Python's own handlers do not know it.
+
+A signal to the process goes to any thread that does not block it. numpy's import starts threads (OpenBLAS's), so
+make the queue before it: they then inherit the mask.
 """
 
 from __future__ import annotations
@@ -12,6 +15,19 @@ import signal
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+FORWARDED = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+"""Signals that `run` passes on to the command."""
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end an `attach`."""
 
 _SIGINFO_BYTES = 128
 _SET_BYTES = 8

@@ -76,20 +76,19 @@ def parse_segments(data: bytes) -> list[tuple[int, int, int]]:
 def parse_kallsyms(data: bytes) -> tuple[list[int], list[str]]:
     r"""Addresses and names of the kernel's functions, ascending; none where the addresses are hidden.
 
-    A line is the address in 16 digits, a blank, the kind in one letter, a blank, the name.
+    A line is the address, the kind in one letter, the name, and the module if there is one.
 
     >>> parse_kallsyms(b"ffffffff81000000 T _stext\nffffffff81000040 t helper\t[module]\n")[1]
     ['_stext', 'helper']
     """
+    lines = (line.split(None, 2) for line in data.split(b"\n"))
     functions = sorted(
-        line for line in data.split(b"\n") if line[17:18] in _FUNCTION_KINDS and len(line) > 19
+        (int(parts[0], 16), parts[2]) for parts in lines if len(parts) == 3 and parts[1] in _FUNCTION_KINDS
     )
-    if not functions or not int(functions[-1][:16], 16):
+    if not functions or not functions[-1][0]:
         return [], []
-    names = b"\n".join(line[19:].partition(b"\t")[0] for line in functions).decode(
-        "ascii", "backslashreplace"
-    )
-    return [int(line[:16], 16) for line in functions], names.split("\n")
+    names = b"\n".join(name.partition(b"\t")[0] for _, name in functions).decode("ascii", "backslashreplace")
+    return [address for address, _ in functions], names.split("\n")
 
 
 def _read_kallsyms() -> bytes:

@@ -96,7 +96,8 @@ class Timeline:
 
     def note_process(self, note: Mapping[str, Any]) -> None:
         """What /proc said about who a process is."""
-        process = self._process(int(note["pid"]), int(note["time"]), parent_pid=int(note["parent"]))
+        process = self._process(int(note["pid"]), int(note["time"]))
+        self._adopt(process, self._by_pid.get(int(note["parent"])))
         process.name, process.executable = str(note["name"]), str(note["executable"])
         process.command_line = str(note["command_line"])
 
@@ -170,16 +171,18 @@ class Timeline:
         known = self._counts_watched and not fork.before_start
         return tuple(fork.counts.get(name, 0) if known else NONE for name in ("anonymous", "file", "swapped"))  # type: ignore[return-value]
 
-    def _process(self, pid: int, time: int, parent_pid: int = NONE) -> Process:
+    def _adopt(self, process: Process, parent: Process | None) -> None:
+        """A fork that was done before the recording began; its mappings may have been noted before its parent."""
+        if parent is not None and process.parent == NONE:
+            process.parent = parent.key
+            self.forks.append(ForkRow(self.started_ns, parent.key, process.key, before_start=True))
+
+    def _process(self, pid: int, time: int) -> Process:
         """The live process of that pid; one that no fork was seen of is new, and has been there before."""
         process = self._by_pid.get(pid)
         if process is not None:
             return process
-        parent = self._by_pid.get(parent_pid)
-        process = self._new(pid, NONE if parent is None else parent.key, min(time, self.started_ns))
-        if parent is not None:
-            self.forks.append(ForkRow(self.started_ns, parent.key, process.key, before_start=True))
-        return process
+        return self._new(pid, NONE, min(time, self.started_ns))
 
     def _new(self, pid: int, parent: int, time: int) -> Process:
         key = len(self.processes)
