@@ -494,3 +494,30 @@ def test_an_unknown_policy_is_an_error() -> None:
     """Names are looked up at once, not at the first fault."""
     with pytest.raises(KeyError, match="windows"):
         Machine("windows")
+
+
+# --- what is kept, and what is given back ---
+
+
+def test_a_reused_page_counts_as_inherited_no_more() -> None:
+    """The process has written it: it is its own, though no copy was made."""
+    machine = shared_by_fork()
+    machine.exit(0)
+    assert write(machine, space=1) is Outcome.REUSED
+    assert machine.exit(1) == Dropped(entries=1, own=1)
+
+
+def test_shared_memory_without_a_name_goes_with_its_last_mapping() -> None:
+    """Not before; a file's pages stay cached."""
+    machine = machine_with(shared=True)
+    machine.spaces[0].map(30, 1, protection=RW, shared=True, kind=Kind.FILE, file=1)
+    write(machine, 12)
+    write(machine, 30)
+    machine.fork(0)
+    machine.exit(0)
+    assert machine.memory.frames.in_use == 2
+    machine.spaces[1].unmap(10, 5)
+    assert machine.memory.frames.in_use == 2, "part of the object is still mapped"
+    machine.exit(1)
+    check(machine)
+    assert machine.memory.frames.in_use == 1
