@@ -47,9 +47,7 @@ STATUS = 7
 
 def recorded_rounds(compiled: Compiled, out: Path, *options: str, pages: int = PAGES) -> Program:
     """A recorder of a rounds program; it has not said that it is ready yet."""
-    return Program(
-        cowscope_command("run", "-q", "-o", out, *options, "--", compiled("rounds"), str(pages))
-    )
+    return Program(cowscope_command("run", "-q", "-o", out, *options, "--", compiled("rounds"), str(pages)))
 
 
 def pid_in(line: str) -> int:
@@ -407,7 +405,9 @@ def test_hostile_names(compiled: Compiled, tmp_path: Path) -> None:
         views.append(view.stdout)
     for view in views:
         assert "red" in view
-        assert not {character for character in view if ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0} - {
+        assert not {
+            character for character in view if ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0
+        } - {
             "\n",
             "\t",
         }

@@ -47,7 +47,7 @@ process                  copied      size  reused  new  shared at fork  still sh
 
 By writing function
 function                              copied      size  reused  new  processes  file
-_PyEval_EvalFram…th_a_very_long_name  12,345  48.2 MiB       0    0          4  /usr/bin/python3
+_PyEval_EvalFram…th_a_very_long_name  12,345  48.2 MiB       0    0          4  python3
 +0x40                                      0       0 B      17    0          0  stripped.so
 """
 

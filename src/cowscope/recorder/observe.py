@@ -32,6 +32,7 @@ from cowscope.recorder.setup import (
 )
 from cowscope.recording.journal import JournalWriter, raw_directory
 
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What a caller may choose; `source` is "auto", "tracepoint" or "software"."""
