@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.live.helpers import PROGRAMS
 
 from cowscope.linux import tracefs
 from cowscope.recorder.channels import ALLOCATION_EVENT, FAULT_EVENTS
-from live.helpers import PROGRAMS
 
 Compile = Callable[[str], Path]
 

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from live.helpers import (
+from tests.live.helpers import (
     PROGRAMS,
     Program,
     cowscope_command,

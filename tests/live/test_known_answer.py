@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.live.helpers import BASE, at_mapping, dumped, label, record_gated, shown
 
 from cowscope.units import PAGE_SIZE
-from live.helpers import BASE, at_mapping, dumped, label, record_gated, shown
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("root")]
 

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-import cowscope
-from live.helpers import (
+from tests.live.helpers import (
     PATIENCE_S,
     Finished,
     at_mapping,
@@ -28,6 +26,8 @@ from live.helpers import (
     shown,
     value,
 )
+
+import cowscope
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("root")]
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from live.helpers import cowscope_run, label, shown, value
+from tests.live.helpers import cowscope_run, label, shown, value
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("root")]
 

@@ -12,11 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from cowscope.recorder.channels import RING_BYTES, Channel
-from cowscope.recorder.setup import FAULT_BYTES, fitting_rings
-from cowscope.recording.journal import raw_directory
-from live.helpers import (
+from tests.live.helpers import (
     PATIENCE_S,
     Finished,
     Program,
@@ -35,6 +31,10 @@ from live.helpers import (
     value,
     wait_until,
 )
+
+from cowscope.recorder.channels import RING_BYTES, Channel
+from cowscope.recorder.setup import FAULT_BYTES, fitting_rings
+from cowscope.recording.journal import raw_directory
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("root")]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from cowscope.insight.breakdown import By, Group
@@ -47,12 +49,12 @@ def show(
     elif as_json:
         from cowscope.views.machine import to_json
 
-        given = ctx.get_parameter_source("top") is click.core.ParameterSource.COMMANDLINE
+        given = ctx.get_parameter_source("top") is ParameterSource.COMMANDLINE
         click.echo(to_json(str(recording), meta, sharing, groups, top=top if given else None))
     else:
         from cowscope.views.terminal import console, paint
 
-        paint(console(click.get_text_stream("stdout")), str(recording), meta, sharing, groups, top=top)
+        paint(console(sys.stdout), str(recording), meta, sharing, groups, top=top)
 
 
 def print_summary(recording: Path, out: IO[str], *, top: int) -> None:

@@ -63,7 +63,7 @@ def doubts(meta: Meta, replay: Replay, faults: Columns) -> Doubts:
     guessed = _decided_by_rule(replay, faults) if meta.kernel_allocations else 0
     if guessed:
         estimate.append(
-            f"{guessed:,} faults were decided by the rules of Linux: their allocation came too late to be sure of"
+            f"at most {guessed:,} pages off: so many faults were decided by rule, their allocation came too late"
         )
     for channel in ("task", "map", "page"):
         if meta.lost.get(channel):

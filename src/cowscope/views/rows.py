@@ -77,8 +77,8 @@ def reasons(sharing: Sharing) -> list[tuple[str, str]]:
 
 
 def group_table(by: By, groups: list[Group], top: int) -> Table:
-    """The first `top` rows of a grouping (all of them for time), as text."""
-    shown = [group for group in groups if by is By.TIME or any(group.weight) or group.shared_at_fork > 0]
+    """The first `top` rows of a grouping (for time, all in which anything happened), as text."""
+    shown = [group for group in groups if any(group.weight) or group.shared_at_fork > 0]
     limit = len(shown) if by is By.TIME else top
     cells = tuple(_group_cells(by, group) for group in shown[:limit])
     extra = {By.PROCESS: ("shared at fork", "still shared"), By.FUNCTION: ("processes",)}.get(by, ())
@@ -104,8 +104,13 @@ def _group_cells(by: By, group: Group) -> tuple[str, ...]:
         _count(group.reused),
         _count(group.new),
         *extra,
-        escaped(group.detail),
+        escaped(_short_file(group.detail) if by is By.FUNCTION else group.detail),
     )
+
+
+def _short_file(path: str) -> str:
+    """The name alone: a function's file is known by it, and the full path stands in the JSON."""
+    return path.rpartition("/")[2] or path
 
 
 def _count(n: int) -> str:

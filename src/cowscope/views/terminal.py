@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import IO
+from typing import IO, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -91,21 +91,15 @@ def _notes(out: Console, meta: Meta, sharing: Sharing) -> None:
 
 def _table(out: Console, table: Table) -> None:
     painted = RichTable(box=None, pad_edge=False, title=table.title, title_justify="left", title_style="bold")
+    cells = [(shortened(row[0], 36), *row[1:-1], shortened(row[-1], 48)) for row in table.rows]
     for index, (column, numeric) in enumerate(zip(table.columns, table.numeric, strict=True)):
+        # Only the last column may give way where the terminal is narrow.
         last = index == len(table.columns) - 1
-        painted.add_column(
-            column,
-            justify="right" if numeric else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            ratio=1 if last else None,
-        )
-    for row in table.rows:
-        painted.add_row(
-            escape(shortened(row[0], 36)),
-            *(escape(cell) for cell in row[1:-1]),
-            escape(shortened(row[-1], 48)),
-        )
+        width = 0 if last else max(len(text) for text in (column, *(row[index] for row in cells)))
+        side: Literal["left", "right"] = "right" if numeric else "left"
+        painted.add_column(column, justify=side, no_wrap=True, overflow="ellipsis", min_width=width)
+    for row in cells:
+        painted.add_row(*(escape(cell) for cell in row))
     out.print(painted)
     if table.hidden:
         out.print(f"… and {table.hidden:,} more (--top)")

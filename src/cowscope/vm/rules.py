@@ -141,7 +141,8 @@ def classify_writes(mapping_flags: Ints, entries: Entries, frame_flags: npt.NDAr
     """
     place = (mapping_flags >> 1) & 0b1101
     place |= (entries & (entry.PRESENT | entry.WRITABLE)).view(np.int64) << 4
-    place |= (frame_flags & 15) << 6
+    # The flags come as bytes: shifted as they are, all but the lowest two would fall off.
+    place |= (frame_flags & 15).astype(np.int64) << 6
     outcomes: Outcomes = _WRITE_TABLE[place]
     return outcomes
 
