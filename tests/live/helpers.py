@@ -123,17 +123,25 @@ def looked_at(directory: Path) -> set[int]:
     return {int(note["pid"]) for note, _ in chunks if note["kind"] == "census"}
 
 
-def _has_been_seen(directory: Path, pid: int) -> bool:
-    return pid in looked_at(directory)
+def is_looked_at(directory: Path, *pids: int) -> bool:
+    """Whether the recorder has begun and taken a census of each of `pids`."""
+    return (raw_directory(directory) / "journal").exists() and looked_at(directory) >= set(pids)
 
 
-def record_gated(directory: Path, *command: str | Path, options: Sequence[str] = ()) -> Finished:
+def record_gated(
+    directory: Path,
+    *command: str | Path,
+    options: Sequence[str] = (),
+    python: str = sys.executable,
+    **program_options: Any,
+) -> Finished:
     """As `record`, a KNOWN_GATED program: it goes on after each fork when the recorder has seen the child."""
-    arguments = cowscope_command("run", "-q", "-o", directory, *options, "--", *command)
-    with Program(arguments, more_environment={"KNOWN_GATED": "1"}) as program:
+    _, *rest = cowscope_command("run", "-q", "-o", directory, *options, "--", *command)
+    arguments = [python, *rest]
+    with Program(arguments, **{"more_environment": {"KNOWN_GATED": "1"}, **program_options}) as program:
         while (said := program.line()).startswith("forked "):
             child = int(said.split()[1])
-            wait_until(partial(_has_been_seen, directory, child), "a census of the child")
+            wait_until(partial(is_looked_at, directory, child), "a census of the child")
             program.send("g")
         done = program.end()
     return Finished(done.status, said + "\n" + done.stdout, done.stderr)
@@ -210,6 +218,11 @@ class Program:
         """Close its stdin and wait for its end."""
         stdout, stderr = self.process.communicate(timeout=PATIENCE_S)
         return finished(self.process.returncode, self._text + stdout, stderr)
+
+
+def fault_bytes(directory: Path) -> int:
+    """Bytes of raw faults on disk so far."""
+    return sum(file.stat().st_size for file in raw_directory(directory).glob("fault.*"))
 
 
 def ended(pid: int) -> bool:

@@ -18,8 +18,8 @@ from tests.live.helpers import (
     cowscope_command,
     ended,
     environment,
+    is_looked_at,
     label,
-    looked_at,
     shown,
     value,
     wait_until,
@@ -102,7 +102,7 @@ def test_attach(running: Server, tmp_path: Path) -> None:
     out = tmp_path / "r.cow"
     with Program(cowscope_command("attach", "-q", "-o", out, str(running.master))) as recorder:
         everybody = {running.master, *running.workers}
-        wait_until(lambda: (out / "raw" / "journal").exists() and looked_at(out) >= everybody, "the start")
+        wait_until(lambda: is_looked_at(out, *everybody), "the start")
         assert [running.ask() for _ in range(REQUESTS)] == ["100000"] * REQUESTS
         recorder.signal(signal.SIGINT)
         done = recorder.end()

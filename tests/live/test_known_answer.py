@@ -97,7 +97,9 @@ def test_shared_at_fork_holds_the_mapping(compiled: Callable[[str], Path], tmp_p
         out = tmp_path / f"{pages}.cow"
         assert record_gated(out, compiled("known"), "three-children", str(pages)).status == 0
         shared.append([int(row["anonymous_pages"]) for row in dumped(out, "forks")])
-    assert [large - small for small, large in zip(*shared, strict=True)] == [PAGES] * 3
+    # Where in a page the stack begins is random, and so is whether what is used of it touches one page more. All
+    # else begins at a page.
+    assert all(abs(large - small - PAGES) <= 1 for small, large in zip(*shared, strict=True))
 
 
 def test_private_file(compiled: Callable[[str], Path], file: Path, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from tests.live.helpers import (
     ended,
     environment,
     fault_bytes,
+    is_looked_at,
     label,
-    looked_at,
     one_line,
     record,
     shown,
@@ -126,7 +126,7 @@ def test_signals_to_attach_end_the_recording(
     with Program([compiled("rounds"), str(PAGES)]) as program:
         pid = pid_in(program.line())
         with Program(cowscope_command("attach", "-q", "-o", out, str(pid))) as recorder:
-            wait_until(lambda: (out / "raw/journal").exists() and pid in looked_at(out), "the start")
+            wait_until(lambda: is_looked_at(out, pid), "the start")
             program.ask("r")
             recorder.signal(number)
             done = recorder.end()
@@ -154,7 +154,7 @@ def test_attached_process_ends(compiled: Compiled, tmp_path: Path) -> None:
     with Program([compiled("rounds"), str(PAGES)]) as program:
         pid = pid_in(program.line())
         with Program(cowscope_command("attach", "-q", "-o", out, str(pid))) as recorder:
-            wait_until(lambda: (out / "raw/journal").exists() and pid in looked_at(out), "the start")
+            wait_until(lambda: is_looked_at(out, pid), "the start")
             program.ask("r")
             assert program.end().status == STATUS
             recorder.process.wait(PATIENCE_S)
@@ -348,6 +348,28 @@ def test_children_that_vanish_before_they_are_read(compiled: Compiled, tmp_path:
     assert label(said, "still_shared_pages") == "estimate"
 
 
+def test_nobody_can_be_looked_at(compiled: Compiled, tmp_path: Path) -> None:
+    """Where parent and child are gone before a census, copies are still the kernel's word, and writes that no
+    allocation followed are reuse of what the fork shared: right to the page, but said to be an estimate."""
+    out = tmp_path / "r.cow"
+    with recorded_rounds(compiled, out) as program:
+        pid = pid_in(program.line())
+        program.signal(signal.SIGSTOP)
+        program.ask("r")
+        assert program.process.stdin is not None
+        program.process.stdin.close()
+        assert program.line() == "bye"
+        assert ended(pid)
+        program.process.stdin = None
+        program.signal(signal.SIGCONT)
+        assert program.end().status == STATUS
+    said = shown(out, "mapping")
+    pages = at_mapping(said)
+    assert (pages["copied"], pages["reused"]) == (PAGES, PAGES)
+    assert label(said, "reused_pages") == "estimate"
+    assert label(said, "shared_at_fork_pages") == "exact"
+
+
 def test_a_pid_used_twice(compiled: Compiled, tmp_path: Path, require: Callable[[object, str], None]) -> None:
     """Two processes of one pid are two processes. In a pid namespace of its own nobody else takes the pid."""
     unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
@@ -399,10 +421,10 @@ def test_hostile_names(compiled: Compiled, tmp_path: Path) -> None:
         done = program.end()
     assert done.status == STATUS
     views = [done.stderr]
-    for arguments in (["show", out], ["show", out, "--by=process", "--csv"], ["dump", out, "processes"]):
-        view = cowscope_run(*arguments)
-        assert view.status == 0, view.stderr
-        views.append(view.stdout)
+    for arguments in (("show", out), ("show", out, "--by=process", "--csv"), ("dump", out, "processes")):
+        printed = cowscope_run(*arguments)
+        assert printed.status == 0, printed.stderr
+        views.append(printed.stdout)
     for view in views:
         assert "red" in view
         assert not {
@@ -519,7 +541,7 @@ def test_threads_that_come_and_go(tmp_path: Path) -> None:
     with Program([sys.executable, "-c", script]) as program:
         assert program.line() == "ready"
         with Program(cowscope_command("attach", "-q", "-o", out, str(program.pid))) as recorder:
-            wait_until(lambda: (out / "raw/journal").exists() and program.pid in looked_at(out), "the start")
+            wait_until(lambda: is_looked_at(out, program.pid), "the start")
             for _ in range(20):
                 program.send("x\n")
                 assert program.line() == "done"

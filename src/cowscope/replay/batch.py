@@ -36,7 +36,9 @@ class Faults:
     """The faults of a recording and, as they are resolved, what each came to.
 
     `verdict` and `mapping` lie beside the faults; `copies` counts copied pages per process, `unforeseen`
-    those that the kernel copied though the replay did not know the page as shared.
+    those that the kernel copied though the replay did not know the page as shared. `unseen` tells for a space
+    how many pages it shares by its last fork, by the kernel's count, beyond those that the replay knows; `assumed`
+    counts the writes that were taken as reuse of such pages.
     """
 
     def __init__(self, tables: dict[str, Columns], machine: Machine) -> None:
@@ -47,6 +49,8 @@ class Faults:
         self.mapping = np.full(len(self.verdict), NONE, np.int32)
         self.copies = np.zeros(len(tables["processes"]["process"]) + 1, np.int64)
         self.unforeseen = 0
+        self.unseen: dict[int, int] = {}
+        self.assumed = 0
 
     def resolve(self, first: int, last: int, space_of: NDArray[np.int32]) -> None:
         """Judge the faults of rows [first, last); `space_of` tells the vm's space of each process, -1 for none."""
@@ -112,8 +116,15 @@ class Faults:
             if not len(at):
                 return
             spaces, pages, decided = spaces[at], pages[at], decided[at]
+        unseen = self._unseen_pages(spaces, pages) if self.unseen else None
         outcome = self.machine.write_faults(spaces, pages, decided=decided)
         found = OF_OUTCOME[outcome]
+        if unseen is not None:
+            # No page was allocated, so it was reused, or zero-filled in place of a zero page that was read before.
+            new = (outcome == Outcome.ZERO_FILLED) | (outcome == Outcome.COPIED_FROM_FILE)
+            assumed = unseen & new & (decided == Outcome.REUSED)
+            found[assumed] = Verdict.REUSED
+            self.assumed += int(np.count_nonzero(assumed))
         copied = decided == Outcome.COPIED
         surprising = copied & (
             (outcome == Outcome.ZERO_FILLED) | (outcome == Outcome.NO_FAULT) | (outcome == Outcome.REUSED)
@@ -129,6 +140,19 @@ class Faults:
             verdict[:] = found
         else:
             verdict[at] = found
+
+    def _unseen_pages(self, spaces: NDArray[np.int32], pages: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which pages may be those that a fork shared unseen: not known, and no more than the kernel counted."""
+        found = np.zeros(len(pages), bool)
+        for space_id in _unique(spaces):
+            left = self.unseen.get(space_id, 0)
+            if not left:
+                continue
+            at = np.flatnonzero(spaces == space_id)
+            at = at[~self.machine.spaces[space_id].page_states(pages[at]).present][:left]
+            found[at] = True
+            self.unseen[space_id] = left - len(at)
+        return found
 
     def _find_mappings(
         self, spaces: NDArray[np.int32], pages: NDArray[np.int64], out: NDArray[np.int32]

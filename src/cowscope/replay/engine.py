@@ -82,6 +82,7 @@ class _Engine:
             reconciliations=tuple(self.reconciliations.values()),
             overruled=self.machine.memory.overruled,
             unforeseen=self.batch.unforeseen,
+            assumed=self.batch.assumed,
         )
 
     # --- steps ---
@@ -179,12 +180,17 @@ class _Engine:
         seen = self._install_shared(parent, child, time, space)
         born = self.machine.fork(space.id)
         self.space_of[child] = born.id
+        counted = int(table["anonymous_pages"][row])
+        unseen = max(counted - born.shared_at_fork, 0)
+        self.batch.unseen.pop(space.id, None)
+        if unseen:
+            self.batch.unseen |= {space.id: unseen, born.id: unseen}
         self.forks.append(
             ForkShare(
                 parent=parent,
                 child=child,
                 time_ns=time,
-                kernel_pages=int(table["anonymous_pages"][row]),
+                kernel_pages=counted,
                 replay_pages=born.shared_at_fork,
                 seen=seen,
                 before_start=False,
