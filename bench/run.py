@@ -57,25 +57,32 @@ def worst_case(scratch: Path) -> list[Row]:
         return [Row("worst case: only copy-on-write faults", "needs root and gcc", "", "", "≤ 1.5")]
     program = scratch / "cow"
     subprocess.run(["gcc", "-O2", "-o", program, HERE / "cow.c"], check=True)
-    command = [str(program), "131072", "4"]
     recording = scratch / "worst.cow"
+    copies = [str(program), "131072", "4"]
     sides: dict[str, Callable[[], float]] = {
-        "bare": lambda: seconds(command),
-        "cowscope": lambda: seconds(recorded(recording, command)),
+        "bare": lambda: seconds(copies),
+        "cowscope": lambda: seconds(recorded(recording, copies)),
     }
     if shutil.which("perf"):
         mount_tracefs()
         data = ["-o", str(scratch / "perf.data"), "-m", "2048"]
-        perf = ["perf", "record", "-q", "-c", "1", *PERF_EVENT, *data, "--", *command]
-        sides["perf"] = lambda: seconds(perf)
+        sides["one event"] = lambda: seconds(recorded(recording, copies, "--no-allocations"))
+        sides["perf"] = lambda: seconds(
+            ["perf", "record", "-q", "-c", "1", *PERF_EVENT, *data, "--", *copies]
+        )
     times = in_turn(sides)
-    rows = [
-        ratio("worst case: only copy-on-write faults", times, "cowscope", "bare", "≤ 1.5"),
-        Row("  events lost in it", str(lost(recording)), "", "", "0"),
-    ]
+    rows = [ratio("only copying faults, default settings", times, "cowscope", "bare", "≤ 1.5")]
+    seconds(recorded(recording, copies))
+    rows.append(Row("  events lost in it", str(lost(recording)), "", "", "0"))
     if "perf" in times:
-        rows.append(ratio("  the same against perf record", times, "cowscope", "perf", "≤ 1"))
-    return rows
+        rows.append(
+            ratio("  the same tracepoint alone, against perf record", times, "one event", "perf", "≤ 1")
+        )
+    reuses = [*copies, "reuse"]
+    times = in_turn(
+        {"bare": lambda: seconds(reuses), "cowscope": lambda: seconds(recorded(recording, reuses))}
+    )
+    return [*rows, ratio("only faults that copy nothing (the cheapest)", times, "cowscope", "bare", "")]
 
 
 def prefork(scratch: Path) -> list[Row]:
@@ -188,9 +195,9 @@ def spread(times: list[float]) -> str:
     return f"{statistics.median(times):.3f} s ({min(times):.3f}-{max(times):.3f})"
 
 
-def recorded(recording: Path, command: list[str]) -> list[str]:
+def recorded(recording: Path, command: list[str], *options: str) -> list[str]:
     shutil.rmtree(recording, ignore_errors=True)
-    return [*COWSCOPE, "run", "-q", "--keep-raw", "-o", str(recording), "--", *command]
+    return [*COWSCOPE, "run", "-q", "--keep-raw", *options, "-o", str(recording), "--", *command]
 
 
 def seconds(command: list[str]) -> float:

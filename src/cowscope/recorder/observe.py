@@ -40,6 +40,7 @@ class Options:
     output: Path | None = None
     limits: Limits = Limits()
     first_touch: bool = False
+    allocations: bool = True
     source: str = "auto"
     on_progress: Callable[[Progress], None] | None = None
 
@@ -65,7 +66,7 @@ class RunningCommand:
         Raises `MissingRight`, `CommandNotStarted`, `CowscopeError`; then nothing is left behind.
         """
         flags = Flag.INHERIT | Flag.DISABLED | Flag.ENABLE_ON_EXEC
-        source = choose_source(first_touch=options.first_touch, flags=flags, kind=options.source)
+        source = _source(options, flags)
         raise_file_limit()
         self.directory = make_directory(options.output, arguments[0])
         self.exit_status: int | None = None
@@ -137,6 +138,12 @@ class RunningCommand:
                 os.kill(self._command.pid, received.number)
 
 
+def _source(options: Options, flags: Flag) -> Source:
+    return choose_source(
+        first_touch=options.first_touch, allocations=options.allocations, flags=flags, kind=options.source
+    )
+
+
 def attach_to(pid: int, options: Options, signals: SignalQueue | None = None) -> Outcome:
     """Record the tree under `pid`, all its threads, and what it forks, until a signal or a limit.
 
@@ -144,7 +151,7 @@ def attach_to(pid: int, options: Options, signals: SignalQueue | None = None) ->
     processes are never stopped nor changed. Raises `NoSuchProcess`, `AccessDenied`,
     `MissingRight`, `CowscopeError`.
     """
-    source = choose_source(first_touch=options.first_touch, flags=Flag.INHERIT, kind=options.source)
+    source = _source(options, Flag.INHERIT)
     raise_file_limit()
     name = proc.parse_stat(proc.read_stat(pid)).comm
     directory = make_directory(options.output, name)
