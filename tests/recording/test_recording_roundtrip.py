@@ -103,7 +103,6 @@ def test_meta_comes_back_as_it_went(tmp_path: Path) -> None:
         command=("a b", "\x1b[31m", "\udce9"),
         exit_status=None,
         lost={"fault": 3, "map": 4},
-        notes=("x",),
     )
     write_meta(tmp_path, meta)
     assert open_recording(tmp_path).meta == meta

@@ -101,9 +101,11 @@ class Recorded:
         """A fault, by default a write to a present page."""
         self.faults.append((time, process, tid, page * PAGE + 8, code, int(access), int(allocation)))
 
-    def operation(self, time: int, process: int, what: Operation, start: int = 0, n: int = 0) -> None:
+    def operation(
+        self, time: int, process: int, what: Operation, start: int = 0, n: int = 0, to: int = NONE
+    ) -> None:
         """Something other than a fault."""
-        self.operations.append((time, process, int(what), start, n, NONE))
+        self.operations.append((time, process, int(what), start, n, to))
 
     def census(
         self, time: int, process: int, *runs: tuple[int, int, int] | tuple[int, int, int, int], lasts: int = 0

@@ -362,3 +362,13 @@ def test_a_recording_of_nothing() -> None:
     """No process, no fault, no finding."""
     replay = Recorded().replay()
     assert (len(replay.verdict), replay.forks, replay.fates, replay.reconciliations) == (0, (), (), ())
+
+
+def test_a_moved_page_keeps_its_sharers() -> None:
+    """mremap in the parent after the fork: its write at the new place copies, the child's then reuses."""
+    recorded = forked()
+    recorded.operation(150, 0, Operation.MOVE, 16, 16, 64)
+    recorded.map(0, 150, 64, 80)
+    recorded.fault(200, 0, 65)
+    recorded.fault(300, 1, 17)
+    assert recorded.verdicts() == [V.COPIED, V.REUSED]

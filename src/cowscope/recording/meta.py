@@ -33,7 +33,7 @@ class Meta:
 
     `source` is "tracepoint" (every fault with its error code) or "software" (page-fault software event,
     states guessed); `lost` counts the records of each channel that the kernel could not deliver; `ended`
-    says in words why the recording ended; `notes` are whatever else lowers the exactness of a figure.
+    says in words why the recording ended.
     """
 
     host: Host = field(default_factory=Host)
@@ -55,7 +55,6 @@ class Meta:
     missed_census: int = 0
     recorder_cpu_s: float = 0.0
     raw_bytes: int = 0
-    notes: tuple[str, ...] = ()
 
     @property
     def lost_events(self) -> int:

@@ -138,8 +138,10 @@ class _Engine:
         start, n = int(table["start_page"][row]), int(table["n_pages"][row])
         if what == Operation.DISCARD:
             self._note_dropped(process, space.discard(start, n))
-        elif what == Operation.UNMAP or what == Operation.MOVE:
+        elif what == Operation.UNMAP:
             self._note_dropped(process, space.unmap(start, n))
+        elif what == Operation.MOVE:
+            self._note_dropped(process, space.move(start, n, int(table["to_page"][row])))
         elif what == Operation.EXEC:
             self._exec(process, space)
         elif what == Operation.EXIT:

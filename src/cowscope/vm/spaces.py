@@ -6,6 +6,7 @@
 | map, keep_entries | a new one; what lay there goes | kept, W as `protect` would leave it |
 | unmap | split at the borders, gone inside | dropped |
 | discard (MADV_DONTNEED) | stay, and keep `anon_vma` | dropped |
+| move (mremap) | at the new place; what lay there goes | moved unchanged |
 | protect | split where the protection differs | W cleared, or set at once where no copy can be due |
 
 `protect`: without WRITE, W goes and the exclusive mark stays. With WRITE, W comes back at once for anonymous
@@ -14,12 +15,13 @@ first. Under PROT_NONE entries stay, but every access traps.
 
 All addresses are page numbers, except in `load` and `store`. A range costs what is touched in it.
 Source: `mmap_region`, `zap_page_range_single`, `change_pte_range`, `can_change_pte_writable`.
-Not modelled: mremap, guard regions, locked memory, MADV_FREE, choice of addresses (all is MAP_FIXED).
+Not modelled: mremap that grows a mapping or leaves the old one, guard regions, locked memory, MADV_FREE,
+choice of addresses (all is MAP_FIXED).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -188,6 +190,26 @@ class AddressSpace:
         dropped = self._drop(slots)
         if slots.size:
             self.table.prune(start_page, start_page + n_pages)
+        return dropped
+
+    def move(self, start_page: int, n_pages: int, to_page: int) -> Dropped:
+        """Move mappings and entries of the range to `to_page` (mremap with MREMAP_FIXED); what lay there goes.
+
+        Entries move unchanged, so sharing and write protection stay as they are (`move_page_tables`).
+        Says what the place they went to dropped; the ranges must not overlap.
+        """
+        end, shift = start_page + n_pages, to_page - start_page
+        dropped = self.unmap(to_page, n_pages)
+        records = self.mappings.clipped(start_page, end)
+        pages, slots = self.table.occupied(start_page, end)
+        entries = self.memory.tables.entries[slots]
+        self.memory.tables.entries[slots] = 0
+        self.table.prune(start_page, end)
+        self.mappings.remove(start_page, end)
+        for record in records:
+            self.mappings.insert(replace(record, start=record.start + shift, end=record.end + shift))
+        if pages.size:
+            self.memory.tables.entries[self.table.slots(pages + shift, create=True)] = entries
         return dropped
 
     def zap(self, pages: Ints) -> Dropped:
