@@ -128,6 +128,12 @@ for _has in product((False, True), repeat=5):
         _WRITE_TABLE[_place] = _write_rule(_has, _frame)
 
 
+# Operands as arrays, as in `cowscope.vm.entry`.
+_ONE, _FOUR, _SIX = np.array(1), np.array(4), np.array(6)
+_MAPPING_BITS, _FRAME_BITS = np.array(0b1101), np.array(15)
+_ENTRY_BITS = np.array(entry.PRESENT | entry.WRITABLE, np.uint64)
+
+
 def classify_writes(mapping_flags: Ints, entries: Entries, frame_flags: Ints) -> Outcomes:
     """The outcome of a write fault on each page, `UNDECIDED` (-1) where the policy decides.
 
@@ -138,9 +144,9 @@ def classify_writes(mapping_flags: Ints, entries: Entries, frame_flags: Ints) ->
     >>> Outcome(classify_writes(private, np.array([0], np.uint64), np.array([FrameFlag.ZERO]))[0]).name
     'ZERO_FILLED'
     """
-    place = (mapping_flags >> 1) & 0b1101
-    place |= (entries & (entry.PRESENT | entry.WRITABLE)).view(np.int64) << 4
-    place |= (frame_flags & 15) << 6
+    place = (mapping_flags >> _ONE) & _MAPPING_BITS
+    place |= (entries & _ENTRY_BITS).view(np.int64) << _FOUR
+    place |= (frame_flags & _FRAME_BITS) << _SIX
     return _WRITE_TABLE[place]
 
 
