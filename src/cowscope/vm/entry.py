@@ -41,8 +41,8 @@ READ = PRESENT | USER | ACCESSED
 
 # Operands as arrays: numpy takes half as long over them as over Python integers, which a lone fault feels.
 _ALL = (1 << 64) - 1
-_FRAME_FIELD = np.array(FRAME_BITS, np.uint64)
-_SHIFT = np.array(FRAME_SHIFT, np.uint64)
+_FRAME_FIELD: Entries = np.array(FRAME_BITS, np.uint64)
+_SHIFT: Entries = np.array(FRAME_SHIFT, np.uint64)
 
 
 def without(entries: Entries, bits: int) -> Entries:
@@ -51,7 +51,8 @@ def without(entries: Entries, bits: int) -> Entries:
     >>> without(np.array([7], np.uint64), WRITABLE).tolist()
     [5]
     """
-    return entries & (_ALL ^ bits)
+    cleared: Entries = entries & (_ALL ^ bits)
+    return cleared
 
 
 def frames_of(entries: Entries) -> Ints:

@@ -28,7 +28,7 @@ from itertools import product
 import numpy as np
 
 from cowscope.vm import entry
-from cowscope.vm.columns import Entries, Ints, Outcomes
+from cowscope.vm.columns import Bytes, Entries, Ints, Outcomes
 
 
 class Outcome(IntEnum):
@@ -131,23 +131,24 @@ for _has in product((False, True), repeat=5):
 # Operands as arrays, as in `cowscope.vm.entry`.
 _ONE, _FOUR, _SIX = np.array(1), np.array(4), np.array(6)
 _MAPPING_BITS, _FRAME_BITS = np.array(0b1101), np.array(15)
-_ENTRY_BITS = np.array(entry.PRESENT | entry.WRITABLE, np.uint64)
+_ENTRY_BITS: Entries = np.array(entry.PRESENT | entry.WRITABLE, np.uint64)
 
 
-def classify_writes(mapping_flags: Ints, entries: Entries, frame_flags: Ints) -> Outcomes:
+def classify_writes(mapping_flags: Ints, entries: Entries, frame_flags: Bytes) -> Outcomes:
     """The outcome of a write fault on each page, `UNDECIDED` (-1) where the policy decides.
 
     The arrays lie side by side: the flags of the page's mapping (0: no mapping), its entry, and the flags of
     the frame that the entry names.
 
     >>> private = np.array([MappingFlag.READ | MappingFlag.WRITE])
-    >>> Outcome(classify_writes(private, np.array([0], np.uint64), np.array([FrameFlag.ZERO]))[0]).name
+    >>> Outcome(classify_writes(private, np.array([0], np.uint64), np.array([FrameFlag.ZERO], np.uint8))[0]).name
     'ZERO_FILLED'
     """
     place = (mapping_flags >> _ONE) & _MAPPING_BITS
     place |= (entries & _ENTRY_BITS).view(np.int64) << _FOUR
     place |= (frame_flags & _FRAME_BITS) << _SIX
-    return _WRITE_TABLE[place]
+    outcomes: Outcomes = _WRITE_TABLE[place]
+    return outcomes
 
 
 def classify_reads(mapping_flags: Ints, entries: Entries) -> Outcomes:

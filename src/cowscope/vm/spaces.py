@@ -159,13 +159,10 @@ class AddressSpace:
             backed = [record for record in alike if record.object]
             object_ = backed[0].object if backed else self.memory.cache.new_object()
             offset = backed[0].offset - (backed[0].start - new.start) if backed else 0
-        self._insert_over(MappingRecord(new.start, new.end, flags, new.tag, object_, offset), old)
+        self._insert(MappingRecord(new.start, new.end, flags, new.tag, object_, offset))
+        self._hide(old)
         self._reprotect(new.start, new.end, flags)
         return dropped
-
-    def _insert_over(self, new: MappingRecord, old: list[MappingRecord]) -> None:
-        self._insert(new)
-        self._hide(old)
 
     def _hide(self, gone: list[MappingRecord]) -> None:
         backed = [record for record in gone if record.object]
@@ -216,9 +213,11 @@ class AddressSpace:
     def protect(self, start_page: int, n_pages: int, protection: Protection | int) -> None:
         """Change what the range allows (mprotect); parts that no mapping holds are left out."""
         end = start_page + n_pages
-        self.mappings.update(start_page, end, clear=PROTECTION_BITS, add=int(protection))
-        for record in self.mappings.clipped(start_page, end):
-            self._reprotect(record.start, record.end, record.flags)
+        for old in self.mappings.clipped(start_page, end):
+            flags = old.flags & ~PROTECTION_BITS | int(protection)
+            if flags != old.flags:
+                self.mappings.update(old.start, old.end, clear=PROTECTION_BITS, add=int(protection))
+                self._reprotect(old.start, old.end, flags)
 
     def _reprotect(self, start: int, end: int, flags: int) -> None:
         _, slots = self.table.occupied(start, end)
