@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from cowscope.vm import Dropped, Kind, Outcome, Protection
@@ -134,10 +134,21 @@ class Model:
 
     def protect(self, number: int, start: int, end: int, protection: int) -> None:
         space = self.spaces[number]
-        for vma in space.carve(start, end):
-            if vma.protection != protection:
-                vma.protection = protection
-                self.reprotect(space, vma)
+        for vma in self.changed(number, start, end, protection=protection):
+            self.reprotect(space, vma)
+
+    def changed(self, number: int, start: int, end: int, **values: int) -> list[Vma]:
+        """Split off and change what differs; mappings that have the values already stay whole."""
+        space, changed = self.spaces[number], []
+        for vma in list(space.vmas):
+            differs = any(getattr(vma, name) != value for name, value in values.items())
+            if differs and vma.start < end and vma.end > start:
+                (inside,) = space.carve(max(start, vma.start), min(end, vma.end))
+                changed.append(inside)
+        for vma in changed:
+            for name, value in values.items():
+                setattr(vma, name, value)
+        return changed
 
     def drop(self, number: int, pages: list[int]) -> Dropped:
         space = self.spaces[number]
@@ -154,10 +165,6 @@ class Model:
         space.vmas = [vma for vma in space.vmas if vma not in gone]
         self.settle()
         return dropped
-
-    def advise(self, number: int, start: int, end: int, change: Callable[[Vma], None]) -> None:
-        for vma in self.spaces[number].carve(start, end):
-            change(vma)
 
     # What happens to processes
 

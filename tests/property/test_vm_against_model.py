@@ -126,13 +126,13 @@ class VmAgainstModel(RuleBasedStateMachine):
     def advise_dont_fork(self, index: int, page: int, length: int, value: bool) -> None:
         number = self.pick(index)
         self.machine.spaces[number].advise(page, length, dont_fork=value)
-        self.model.advise(number, page, page + length, lambda vma: setattr(vma, "dont_fork", value))
+        self.model.changed(number, page, page + length, dont_fork=value)
 
     @rule(index=which, page=pages, length=lengths, value=st.booleans())
     def advise_wipe_on_fork(self, index: int, page: int, length: int, value: bool) -> None:
         number = self.pick(index)
         self.machine.spaces[number].advise(page, length, wipe_on_fork=value)
-        self.model.advise(number, page, page + length, lambda vma: setattr(vma, "wipe_on_fork", value))
+        self.model.changed(number, page, page + length, wipe_on_fork=value)
 
     @rule(index=which, page=pages, value=st.integers(1, 255))
     def store(self, index: int, page: int, value: int) -> None:
@@ -224,4 +224,4 @@ class VmAgainstModel(RuleBasedStateMachine):
 
 
 TestVmAgainstModel = VmAgainstModel.TestCase
-TestVmAgainstModel.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestVmAgainstModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

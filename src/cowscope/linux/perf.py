@@ -66,7 +66,8 @@ class Event:
         """Records that found the ring full, inherited events' included; None where not asked or not known."""
         if not self._tells_lost:
             return None
-        return struct.unpack("=QQ", os.read(self.fd, 16))[1]
+        _, lost = struct.unpack("=QQ", os.read(self.fd, 16))
+        return int(lost)
 
     def close(self) -> None:
         """Give the event back; the kernel then removes its inherited copies too."""

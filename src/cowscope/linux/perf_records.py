@@ -13,7 +13,7 @@ Not here: what a tracepoint's own fields are. They come from its format (`tracef
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,7 +116,7 @@ def runs(data: NDArray[np.uint8]) -> Iterator[Run]:
     [Run(offset=0, type=9, size=16, count=3)]
     """
     position, end = 0, len(data)
-    buffer = memoryview(np.ascontiguousarray(data))
+    buffer = np.ascontiguousarray(data).data
     while position + HEADER_BYTES <= end:
         kind, _, size = _HEADER_STRUCT.unpack_from(buffer, position)
         if size < HEADER_BYTES or position + size > end:
@@ -146,7 +146,7 @@ def sample_fields(data: NDArray[np.uint8], run: Run, dtype: np.dtype[np.void]) -
 
 def records(data: NDArray[np.uint8]) -> Iterator[Record]:
     """Every sideband record and raw sample one by one; types that cowscope does not know are passed over."""
-    buffer = memoryview(np.ascontiguousarray(data))
+    buffer = np.ascontiguousarray(data).data
     for run in runs(data):
         decode = _DECODERS.get(run.type)
         if decode is None:
@@ -212,7 +212,7 @@ def _sample(body: memoryview, misc: int) -> RawSample:
     return RawSample(time, pid, tid, int.from_bytes(raw[:2], "little"), raw)
 
 
-_DECODERS = {
+_DECODERS: dict[int, Callable[[memoryview, int], Record]] = {
     RecordType.FORK: _fork,
     RecordType.EXIT: _exit,
     RecordType.COMM: _comm,

@@ -20,6 +20,32 @@ _SI_KERNEL = 0x80
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+FORWARDED = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+"""Signals that `run` passes on to the command."""
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that end an `attach`."""
+
+_before_hold: set[int] | None = None
+
+
+def hold(signals: Iterable[signal.Signals]) -> None:
+    """Block `signals` from now on, for a `SignalQueue` that comes later.
+
+    To be called before anything starts a thread (numpy does when it is imported): a signal to the process
+    goes to any thread that does not block it, and would never reach the queue.
+    """
+    global _before_hold
+    _before_hold = set(signal.pthread_sigmask(signal.SIG_BLOCK, set(signals)))
+
+
 @dataclass(frozen=True)
 class Received:
     """A signal that arrived; `from_terminal` when the kernel sent it (Ctrl-C, hang-up) and not a process."""
@@ -37,7 +63,8 @@ class SignalQueue:
     def __init__(self, signals: Iterable[signal.Signals]) -> None:
         """Block and open."""
         wanted = set(signals)
-        self._old = signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+        found = set(signal.pthread_sigmask(signal.SIG_BLOCK, wanted))
+        self._old = found if _before_hold is None else _before_hold
         mask = sum(1 << (number - 1) for number in wanted).to_bytes(_SET_BYTES, "little")
         # glibc's sigset_t is 128 bytes, of which the kernel reads the first eight.
         buffer = ctypes.create_string_buffer(mask, 128)

@@ -61,7 +61,9 @@ def look_at(pid: int, *, frames: bool = False, between: Callable[[], None] | Non
     return Look(pid, begin, time.monotonic_ns(), runs, maps)
 
 
-def write(journal: JournalWriter, look: Look, *, purpose: str, groups: NDArray[np.int64] | None = None) -> None:
+def write(
+    journal: JournalWriter, look: Look, *, purpose: str, groups: NDArray[np.int64] | None = None
+) -> None:
     """Append the census and the mappings that it was taken over."""
     note = {"pid": look.pid, "time": look.begin_ns, "until": look.end_ns, "purpose": purpose}
     journal.append({"kind": "maps", **note}, look.maps)

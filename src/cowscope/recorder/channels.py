@@ -97,7 +97,9 @@ def tracepoint_plan(
     page, and only so a later write to it is understood.
     """
 
-    def trace(name: str, expression: str | None, channel: Channel, sample: Sample = _IDENTITY | Sample.RAW) -> Spec:
+    def trace(
+        name: str, expression: str | None, channel: Channel, sample: Sample = _IDENTITY | Sample.RAW
+    ) -> Spec:
         wake = 1 if channel is Channel.TASK else rings[channel] // 2
         attributes = Attributes(
             type=EventType.TRACEPOINT, config=events[name].id, sample=sample, flags=flags, wakeup_bytes=wake

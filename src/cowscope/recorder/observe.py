@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import select
 import shutil
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from cowscope.errors import AccessDenied, CowscopeError, MissingRight, NoSuchPro
 from cowscope.linux import proc
 from cowscope.linux.capabilities import Capability, effective
 from cowscope.linux.perf_abi import Flag
-from cowscope.linux.signals import SignalQueue
+from cowscope.linux.signals import ENDING, FORWARDED, SignalQueue
 from cowscope.recorder import census
 from cowscope.recorder.channels import NEW_TASK_EVENT
 from cowscope.recorder.launch import Command, shell_status
@@ -32,19 +31,6 @@ from cowscope.recorder.setup import (
     start_note,
 )
 from cowscope.recording.journal import JournalWriter, raw_directory
-
-FORWARDED = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
-"""Signals that `run` passes on to the command."""
-
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that end an `attach`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +106,9 @@ class RunningCommand:
         probes.open_for(self._command.pid)
         journal = JournalWriter(raw)
         journal.append(
-            start_note(source, command=self._command.arguments, attached=False, first_touch=options.first_touch)
+            start_note(
+                source, command=self._command.arguments, attached=False, first_touch=options.first_touch
+            )
         )
         census.identify(journal, self._command.pid)
         return _session(self.directory, probes, journal, source, options)
@@ -183,7 +171,7 @@ def _attached_session(pid: int, name: str, directory: Path, source: Source, opti
     journal.append(start_note(source, command=(name,), attached=True, first_touch=options.first_touch))
     session = _session(directory, probes, journal, source, options)
     pids = _open_tree(pid, probes, session)
-    frames = Capability.SYS_ADMIN in effective()
+    frames = Capability.CAP_SYS_ADMIN in effective()
     looks = []
     for each in pids:
         try:
@@ -242,14 +230,13 @@ def _session(
     directory: Path, probes: Probes, journal: JournalWriter, source: Source, options: Options
 ) -> Session:
     new_task = source.events.get(NEW_TASK_EVENT)
+    fields = new_task and (new_task.fields["pid"].offset, new_task.fields["clone_flags"].offset)
     return Session(
         directory=directory,
         probes=probes,
         journal=journal,
         limits=options.limits,
         fault_bytes=source.fault_bytes,
-        new_task_event=new_task
-        and (new_task.id, new_task.fields["pid"].offset, new_task.fields["clone_flags"].offset),
+        new_task_event=(new_task.id, *fields) if new_task and fields else None,
         on_progress=options.on_progress,
     )
-

@@ -243,9 +243,9 @@ class Session:
     def _check_limits(self) -> None:
         if self.ends_with_processes and not self.alive and not self._queue:
             self.stop("processes")
-        if self.limits.duration_s is not None:
-            if time.monotonic_ns() - self.started_ns >= self.limits.duration_s * NS_PER_S:
-                self.stop("duration")
+        elapsed_s = (time.monotonic_ns() - self.started_ns) / NS_PER_S
+        if self.limits.duration_s is not None and elapsed_s >= self.limits.duration_s:
+            self.stop("duration")
         if self.limits.max_bytes is not None and self.raw_bytes() >= self.limits.max_bytes:
             self.stop("size")
 

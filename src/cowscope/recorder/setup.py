@@ -78,18 +78,27 @@ def choose_source(*, first_touch: bool, flags: Flag, kind: str = "auto") -> Sour
 
 
 def _tracepoint(first_touch: bool, flags: Flag) -> Source:
-    events = tracefs.events(NAMES)
+    found = {name: tracefs.event(*name.split(":")) for name in NAMES}
+    events = {name: event for name, event in found.items() if event is not None}
     if FAULT_EVENTS[0] not in events:
         raise MissingRight(f"this kernel has no tracepoint {FAULT_EVENTS[0]}", "use --source software")
     capabilities = effective()
-    if not capabilities & {Capability.SYS_ADMIN, Capability.PERFMON} and (perf_event_paranoid() or 0) > -1:
+    if (
+        not capabilities & {Capability.CAP_SYS_ADMIN, Capability.CAP_PERFMON}
+        and (perf_event_paranoid() or 0) > -1
+    ):
         raise MissingRight("tracepoints are refused to this user", "run as root or with CAP_PERFMON")
     rings = fitting_rings(RING_BYTES)
-    return Source("tracepoint", tracepoint_plan(events, first_touch=first_touch, flags=flags, rings=rings), rings, events)
+    return Source(
+        "tracepoint",
+        tracepoint_plan(events, first_touch=first_touch, flags=flags, rings=rings),
+        rings,
+        events,
+    )
 
 
 def _software(flags: Flag) -> Source:
-    privileged = bool(effective() & {Capability.SYS_ADMIN, Capability.PERFMON})
+    privileged = bool(effective() & {Capability.CAP_SYS_ADMIN, Capability.CAP_PERFMON})
     paranoid = perf_event_paranoid()
     if paranoid is None:
         raise MissingRight("this kernel has no perf events", "use a kernel with CONFIG_PERF_EVENTS")
@@ -126,7 +135,9 @@ def make_directory(output: Path | None, name: str) -> Path:
     except FileExistsError:
         raise CowscopeError(f"{output} exists already: choose another name with -o, or remove it") from None
     except OSError as error:
-        raise CowscopeError(f"cannot create {output}: {error.strerror}; choose another place with -o") from None
+        raise CowscopeError(
+            f"cannot create {output}: {error.strerror}; choose another place with -o"
+        ) from None
     return output
 
 

@@ -35,7 +35,9 @@ class JournalWriter:
 
     def __init__(self, directory: Path) -> None:
         """Open `journal` in the raw directory, which must exist."""
-        self._fd = os.open(directory / "journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(
+            directory / "journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
         self.n_bytes = 0
 
     def append(self, note: Note, payload: bytes = b"") -> None:

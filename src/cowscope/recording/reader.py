@@ -31,9 +31,7 @@ class Recording:
         names = ", ".join(f'"{column.name}"' for column in TABLES[name])
         try:
             with duckdb.connect() as connection:
-                found = connection.execute(
-                    f"SELECT {names} FROM read_parquet(?)", [str(file)]
-                ).fetchnumpy()
+                found = connection.execute(f"SELECT {names} FROM read_parquet(?)", [str(file)]).fetchnumpy()
         except duckdb.Error as error:
             raise BadRecording(_damage(file, error)) from None
         return {

@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 0
 
-Columns = dict[str, NDArray[np.generic]]
+Columns = dict[str, NDArray[Any]]
 """A table in memory: column name -> one array, all of one length."""
 
 NONE = -1
@@ -134,8 +135,16 @@ TABLES: Mapping[str, tuple[Column, ...]] = MappingProxyType(
             ("time_ns", "BIGINT", "when the parent's page table had been copied"),
             ("parent", "INTEGER", "process"),
             ("child", "INTEGER", "process"),
-            ("shares_memory", "BOOLEAN", "CLONE_VM (vfork, posix_spawn): one address space, nothing shared by copy"),
-            ("anonymous_pages", "BIGINT", "anonymous pages mapped into the child, kernel's own count; -1 unknown"),
+            (
+                "shares_memory",
+                "BOOLEAN",
+                "CLONE_VM (vfork, posix_spawn): one address space, nothing shared by copy",
+            ),
+            (
+                "anonymous_pages",
+                "BIGINT",
+                "anonymous pages mapped into the child, kernel's own count; -1 unknown",
+            ),
             ("file_pages", "BIGINT", "page-cache pages mapped into the child by the copy; -1 unknown"),
             ("swapped_pages", "BIGINT", "swapped-out pages that both now share; -1 unknown"),
             ("before_start", "BOOLEAN", "the fork was already done when the recording began"),
@@ -165,7 +174,11 @@ TABLES: Mapping[str, tuple[Column, ...]] = MappingProxyType(
             ("start_page", "BIGINT", "first page of the run"),
             ("n_pages", "BIGINT", "length of the run"),
             ("state", "UTINYINT", "1 present 2 swapped 4 file 8 zero page 16 huge 32 guard 64 mapped once"),
-            ("group", "BIGINT", "renumbered frame of the first page, equal in all that map it; -1 if not taken"),
+            (
+                "group",
+                "BIGINT",
+                "renumbered frame of the first page, equal in all that map it; -1 if not taken",
+            ),
         ),
         "symbols": _table(
             ("code", "INTEGER", "key"),

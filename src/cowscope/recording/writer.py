@@ -42,12 +42,16 @@ def write_meta(directory: Path, meta: Meta) -> None:
 def _writable(table: str, columns: Columns) -> Columns:
     """Columns as DuckDB takes them: contiguous, and text that is valid UTF-8."""
     return {
-        c.name: _utf8(columns[c.name]) if c.sql == "VARCHAR" else np.ascontiguousarray(columns[c.name], c.dtype)
+        c.name: _utf8(columns[c.name])
+        if c.sql == "VARCHAR"
+        else np.ascontiguousarray(columns[c.name], c.dtype)
         for c in TABLES[table]
     }
 
 
-def _utf8(texts: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
+def _utf8(
+    texts: np.ndarray[tuple[int, ...], np.dtype[np.generic]],
+) -> np.ndarray[tuple[int], np.dtype[np.object_]]:
     """Bytes of a process that are no text become the escapes that show them."""
     clean = np.empty(len(texts), object)
     clean[:] = [

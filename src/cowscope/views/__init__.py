@@ -1,1 +1,1 @@
-"""TODO."""
+"""Findings to rows, rows to paint: terminal, JSON, CSV."""

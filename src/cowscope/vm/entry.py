@@ -51,7 +51,7 @@ def without(entries: Entries, bits: int) -> Entries:
     >>> without(np.array([7], np.uint64), WRITABLE).tolist()
     [5]
     """
-    cleared: Entries = entries & (_ALL ^ bits)
+    cleared: Entries = entries & np.uint64(_ALL ^ bits)
     return cleared
 
 
@@ -64,10 +64,11 @@ def frames_of(entries: Entries) -> Ints:
     return ((entries & _FRAME_FIELD) >> _SHIFT).view(np.int64)
 
 
-def entries_for(frames: Ints, bits: int) -> Entries:
+def entries_for(frames: Ints, bits: int | Entries | np.uint64) -> Entries:
     """Entries that name `frames` and carry `bits`.
 
     >>> [hex(entry) for entry in entries_for(np.array([2]), OWNED).tolist()]
     ['0x2067']
     """
-    return (frames.view(np.uint64) << _SHIFT) | bits
+    named: Entries = (frames.view(np.uint64) << _SHIFT) | np.asarray(bits, np.uint64)
+    return named

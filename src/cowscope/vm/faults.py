@@ -254,7 +254,9 @@ def _decide(memory: Memory, found: _Located, asked: Ints, decided: Outcomes | No
     counts = memory.frames.map_counts[frames] - _left_earlier(frames, time, leaves)
     reuse = memory.policy.reusable(memory.frames, frames, counts)
     if imposed is not None:
-        reuse = np.where(imposed == UNDECIDED, reuse, imposed == _REUSED)
+        open_ = imposed == UNDECIDED
+        memory.overruled += int(np.count_nonzero(~open_ & (reuse != (imposed == _REUSED))))
+        reuse = np.where(open_, reuse, imposed == _REUSED)
         memory.frames.mark(frames[reuse & (counts > 1)], FrameFlag.DISPUTED)
     memory.frames.mark(frames[reuse & (counts == 1)], FrameFlag.EXCLUSIVE)
     return np.where(reuse, np.int8(_REUSED), np.int8(_COPIED))
@@ -321,4 +323,4 @@ def _map_cached(memory: Memory, found: _Located, at: Ints, bits: np.uint64 | Ent
         place = slice(*at.searchsorted((part[0], part[-1] + 1)).tolist())
         frames[place] = memory.cache.fetch(*space.mappings.backing(found.pages[part]))
     memory.frames.map(frames)
-    memory.tables.entries[found.slots[at]] = entries_for(frames, 0) | bits
+    memory.tables.entries[found.slots[at]] = entries_for(frames, bits)

@@ -123,7 +123,7 @@ class Mappings:
 
     def lookup(self, pages: Ints) -> Ints:
         """The row of the mapping that holds each page; -1 where none does."""
-        rows = self._table[_START].searchsorted(pages, "right") - 1
+        rows: Ints = self._table[_START].searchsorted(pages, "right") - 1
         rows[pages >= self._table[_END][rows]] = -1
         return rows
 

@@ -25,6 +25,8 @@ class Memory:
     tables: PageTables = field(default_factory=PageTables)
     cache: PageCache = field(init=False)
     listeners: list[Callable[[Event], None]] = field(default_factory=list)
+    overruled: int = 0
+    """Faults for which a caller imposed another outcome than the policy would have chosen."""
 
     def __post_init__(self) -> None:
         """The page cache lives in the same frames."""

@@ -146,7 +146,8 @@ def classify_writes(mapping_flags: Ints, entries: Entries, frame_flags: Bytes) -
     """
     place = (mapping_flags >> _ONE) & _MAPPING_BITS
     place |= (entries & _ENTRY_BITS).view(np.int64) << _FOUR
-    place |= (frame_flags & _FRAME_BITS) << _SIX
+    # Widened first: eight bits would lose what the shift moves up.
+    place |= (frame_flags.astype(np.int64) & _FRAME_BITS) << _SIX
     outcomes: Outcomes = _WRITE_TABLE[place]
     return outcomes
 

@@ -232,7 +232,8 @@ class AddressSpace:
 
     def _writable_at_once(self, entries: Entries, flags: int) -> Bools:
         if flags & _SHARED:
-            return ((entries & DIRTY) != 0) | (not flags & int(MappingFlag.FILE))
+            clean_too: Bools = ((entries & DIRTY) != 0) | (not flags & int(MappingFlag.FILE))
+            return clean_too
         wanted = int(FrameFlag.ANON | FrameFlag.EXCLUSIVE)
         owned: Bools = (self.memory.frames.flags[frames_of(entries)] & wanted) == wanted
         return owned

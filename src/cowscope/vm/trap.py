@@ -36,7 +36,7 @@ _ERROR_WRITE = 2
 _ERROR_USER = 4
 
 
-class PageFault(Exception):  # noqa: N818 - the hardware's own name for it
+class PageFault(Exception):
     """The hardware's: translation found no entry that allows the access."""
 
     def __init__(self, page: int, error_code: int) -> None:
@@ -46,7 +46,7 @@ class PageFault(Exception):  # noqa: N818 - the hardware's own name for it
         self.error_code = error_code
 
 
-class AccessFault(CowscopeError):  # noqa: N818 - named as the signal is
+class AccessFault(CowscopeError):
     """An access that ends the process, or that memory does not suffice for."""
 
     def __init__(self, address: int, error_code: int) -> None:

@@ -1,0 +1,5 @@
+"""`python -m cowscope`."""
+
+from cowscope.cli.main import main
+
+main()

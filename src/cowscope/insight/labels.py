@@ -1,0 +1,81 @@
+"""How exactly a figure is known: a label for each, with the reasons for anything less than exact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from cowscope.recording.meta import Meta
+from cowscope.recording.schema import Allocation, Columns
+from cowscope.replay.verdicts import Replay, Verdict
+
+
+class Label(StrEnum):
+    """Exact: every event was there. At least: some are missing. Estimate: rules stood in for facts."""
+
+    EXACT = "exact"
+    ESTIMATE = "estimate"
+    AT_LEAST = "at least"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with its label; `reason` says why it is not exact, empty when it is."""
+
+    value: int
+    label: Label = Label.EXACT
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """The reasons against the exactness of each kind of figure; an empty tuple is none."""
+
+    estimate: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    def figure(self, value: int, *, estimate: tuple[str, ...] = (), missing: tuple[str, ...] = ()) -> Figure:
+        """`value` with its label; doubts of its own beside the common ones.
+
+        >>> Doubts((), ()).figure(3)
+        Figure(value=3, label=<Label.EXACT: 'exact'>, reason='')
+        >>> Doubts((), ("2 events were lost",)).figure(3).label.value
+        'at least'
+        """
+        estimates, gaps = self.estimate + estimate, self.missing + missing
+        if not estimates and not gaps:
+            return Figure(value)
+        label = Label.ESTIMATE if estimates else Label.AT_LEAST
+        return Figure(value, label, "; ".join(estimates + gaps))
+
+
+def doubts(meta: Meta, replay: Replay, faults: Columns) -> Doubts:
+    """What holds against every count of faults in this recording."""
+    estimate, missing = [], []
+    if meta.source == "software":
+        estimate.append(
+            "page-fault events without error codes: what a fault did is inferred from page states"
+        )
+    elif not meta.kernel_allocations:
+        estimate.append("page allocations were not watched: copy or reuse follows the rules of Linux alone")
+    guessed = _decided_by_rule(replay, faults) if meta.kernel_allocations else 0
+    if guessed:
+        estimate.append(
+            f"at most {guessed:,} pages off: so many faults were decided by rule, their allocation came too late"
+        )
+    for channel in ("task", "map", "page"):
+        if meta.lost.get(channel):
+            estimate.append(f"{meta.lost[channel]:,} {channel} events were lost")
+    if meta.lost.get("fault"):
+        missing.append(f"{meta.lost['fault']:,} fault events were lost")
+    if meta.recovered:
+        missing.append("the recorder died: everything after its last flush is missing")
+    return Doubts(tuple(estimate), tuple(missing))
+
+
+def _decided_by_rule(replay: Replay, faults: Columns) -> int:
+    """Faults on shared pages for which the kernel's allocation was not known."""
+    shared = (replay.verdict == Verdict.COPIED) | (replay.verdict == Verdict.REUSED)
+    return int(np.count_nonzero(shared & (faults["allocation"] == Allocation.NOT_WATCHED)))

@@ -1,0 +1,216 @@
+"""Raw files to columns: faults of all CPUs in order of time, each with what the kernel allocated for it.
+
+The kernel's sign of a copy is an allocation by the same thread on the same CPU, after the fault and before
+the next. One that comes within `PROMPT_NS` is the fault's; a later one may belong to something else that the
+thread did (a file read, say), and is called unknown, so that the replay decides by its own rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cowscope.linux.perf_abi import RecordType
+from cowscope.linux.perf_records import Comm, Exit, Fork, Lost, Record, records, runs, sample_fields
+from cowscope.recorder.channels import ALLOCATION_EVENT, FAULT_EVENTS, Channel
+from cowscope.recording.schema import Access, Allocation
+
+PROMPT_NS = 200_000
+"""Between a fault's event and its allocation lie microseconds; a preemption in between costs a time slice."""
+
+_RAW_AT = 28
+"""Byte of a sample (header, pid, tid, time, raw size) where the tracepoint's own record begins."""
+
+_CHUNK_ROWS = 1 << 18
+
+_TASK_RECORDS = (Fork, Exit, Comm)
+"""An event that asks for mappings gets these as well; the task ring has them already."""
+
+SOFTWARE_SAMPLE = np.dtype(
+    {
+        "names": ["ip", "pid", "tid", "time", "address"],
+        "formats": ["<u8", "<u4", "<u4", "<u8", "<u8"],
+        "offsets": [8, 16, 20, 24, 32],
+        "itemsize": 40,
+    }
+)
+PAGE_SAMPLE = np.dtype(
+    {
+        "names": ["pid", "tid", "time"],
+        "formats": ["<u4", "<u4", "<u8"],
+        "offsets": [8, 12, 16],
+        "itemsize": 24,
+    }
+)
+
+
+@dataclass(frozen=True)
+class RawFaults:
+    """Faults side by side, by time; `lost` are records that the rings of faults and pages dropped."""
+
+    time: NDArray[np.uint64]
+    pid: NDArray[np.uint32]
+    tid: NDArray[np.uint32]
+    address: NDArray[np.uint64]
+    ip: NDArray[np.uint64]
+    access: NDArray[np.uint8]
+    allocation: NDArray[np.uint8]
+    lost: Mapping[str, int]
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.time)
+
+
+def read_bytes(file: Path) -> NDArray[np.uint8]:
+    """A raw file, mapped and not read."""
+    if not file.exists() or file.stat().st_size == 0:
+        return np.empty(0, np.uint8)
+    return np.memmap(file, np.uint8, mode="r")
+
+
+def channel_files(raw: Path, channel: Channel) -> list[Path]:
+    """The files of a channel, by CPU."""
+    return sorted(raw.glob(f"{channel.value}.*"), key=lambda file: int(file.suffix[1:]))
+
+
+def read_records(raw: Path) -> tuple[list[Record], dict[str, int]]:
+    """All records of the task and map rings by time, and how many of them were lost."""
+    found: list[Record] = []
+    lost: dict[str, int] = {}
+    for channel in (Channel.TASK, Channel.MAP):
+        for file in channel_files(raw, channel):
+            for record in records(read_bytes(file)):
+                if isinstance(record, Lost):
+                    lost[channel.value] = lost.get(channel.value, 0) + record.count
+                elif channel is Channel.TASK or not isinstance(record, _TASK_RECORDS):
+                    found.append(record)
+    found.sort(key=lambda record: record.time)
+    return found, lost
+
+
+def read_faults(raw: Path, start: Mapping[str, Any]) -> RawFaults:
+    """The faults of all CPUs; `start` is the journal's first chunk."""
+    software = start["source"] == "software"
+    dtype = SOFTWARE_SAMPLE if software else _tracepoint_sample(start["events"])
+    watched = ALLOCATION_EVENT in start["events"]
+    lost: dict[str, int] = {}
+    parts = []
+    for file in channel_files(raw, Channel.FAULT):
+        columns = _columns(read_bytes(file), dtype, Channel.FAULT, lost)
+        pages = read_bytes(raw / f"{Channel.PAGE.value}{file.suffix}") if watched else np.empty(0, np.uint8)
+        found = _columns(pages, PAGE_SAMPLE, Channel.PAGE, lost)
+        sign = matched(columns, found) if watched else np.zeros(len(columns["time"]), np.uint8)
+        if software:
+            columns["error"] = np.full(len(sign), Access.UNKNOWN | Access.USER, np.uint8)
+        parts.append({**columns, "allocation": sign})
+    return _by_time(parts, lost)
+
+
+def matched(faults: Mapping[str, NDArray[Any]], pages: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
+    """What each fault of a CPU was seen to allocate: an `Allocation` for each, both inputs by time.
+
+    >>> fault = {"time": np.array([10, 20, 30]), "tid": np.array([1, 1, 1])}
+    >>> page = {"time": np.array([12, 31]), "tid": np.array([1, 2])}
+    >>> [Allocation(sign).name for sign in matched(fault, page)]
+    ['PAGE', 'NONE_SEEN', 'NONE_SEEN']
+    """
+    time, page_time = faults["time"], pages["time"]
+    signs = np.full(len(time), Allocation.NONE_SEEN, np.uint8)
+    if len(time) == 0 or len(page_time) == 0:
+        return signs
+    # The last fault before each page, not the next page after each fault: pages are fewer.
+    before = np.searchsorted(time, page_time, side="right") - 1
+    usable = before >= 0
+    before, page_time, tid = before[usable], page_time[usable], pages["tid"][usable]
+    usable = faults["tid"][before] == tid
+    before, page_time = before[usable], page_time[usable]
+    prompt = page_time - time[before] <= PROMPT_NS
+    signs[before[~prompt]] = Allocation.NOT_WATCHED
+    signs[before[prompt]] = Allocation.PAGE
+    return signs
+
+
+def _tracepoint_sample(events: Mapping[str, Any]) -> np.dtype[np.void]:
+    fields = events[FAULT_EVENTS[0]]["fields"]
+    return np.dtype(
+        {
+            "names": ["pid", "tid", "time", "address", "ip", "error"],
+            "formats": ["<u4", "<u4", "<u8", "<u8", "<u8", "u1"],
+            "offsets": [8, 12, 16, *(_RAW_AT + fields[name] for name in ("address", "ip", "error_code"))],
+            "itemsize": _RAW_AT + max(fields.values()) + 8,
+        }
+    )
+
+
+def _columns(
+    data: NDArray[np.uint8], dtype: np.dtype[np.void], channel: Channel, lost: dict[str, int]
+) -> dict[str, NDArray[Any]]:
+    """Every sample of a ring as columns; room for them is made once, from the size of the file."""
+    names = dtype.names or ()
+    room = len(data) // dtype.itemsize + 1
+    columns = {name: np.empty(room, dtype[name]) for name in names}
+    n = 0
+    for block in _blocks(data, dtype, channel, lost):
+        for name in names:
+            columns[name][n : n + len(block)] = block[name]
+        n += len(block)
+    return {name: column[:n] for name, column in columns.items()}
+
+
+def _blocks(
+    data: NDArray[np.uint8], dtype: np.dtype[np.void], channel: Channel, lost: dict[str, int]
+) -> Iterator[NDArray[np.void]]:
+    for run in runs(data):
+        if run.type == RecordType.LOST:
+            for record in records(data[run.offset : run.offset + run.size * run.count]):
+                if isinstance(record, Lost):
+                    lost[channel.value] = lost.get(channel.value, 0) + record.count
+        elif run.type == RecordType.SAMPLE and run.size >= dtype.itemsize:
+            block = sample_fields(data, run, dtype)
+            for first in range(0, len(block), _CHUNK_ROWS):
+                yield block[first : first + _CHUNK_ROWS]
+
+
+def _by_time(parts: list[dict[str, NDArray[Any]]], lost: Mapping[str, int]) -> RawFaults:
+    """Merge the CPUs; columns are taken one by one, so that never two copies of all exist."""
+    filled = [part for part in parts if len(part["time"])]
+    if len(filled) == 1:
+        return _as_faults(filled[0], lost)
+    # Each part is in order, so the stable sort merges runs.
+    every = [part["time"] for part in filled] or [np.empty(0, np.uint64)]
+    order = np.argsort(np.concatenate(every), kind="stable")
+    merged = {}
+    for name, kind in _COLUMNS.items():
+        pieces = [part.pop(name) for part in filled] or [np.empty(0, kind)]
+        merged[name] = np.concatenate(pieces)[order]
+    return _as_faults(merged, lost)
+
+
+def _as_faults(columns: Mapping[str, NDArray[Any]], lost: Mapping[str, int]) -> RawFaults:
+    return RawFaults(
+        time=columns["time"],
+        pid=columns["pid"],
+        tid=columns["tid"],
+        address=columns["address"],
+        ip=columns["ip"],
+        access=columns["error"],
+        allocation=columns["allocation"],
+        lost=lost,
+    )
+
+
+_COLUMNS = {
+    "time": np.uint64,
+    "pid": np.uint32,
+    "tid": np.uint32,
+    "address": np.uint64,
+    "ip": np.uint64,
+    "error": np.uint8,
+    "allocation": np.uint8,
+}

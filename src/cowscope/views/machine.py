@@ -1,0 +1,99 @@
+"""Paint for programs: JSON (schema "cowscope.show", version 1.0) and CSV.
+
+At the top of the JSON stands `totals`, each figure as `{"value", "label", "reason"}`. A minor version adds
+keys, a major one changes them. `docs/show-json.md` describes every key.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict
+from typing import Any
+
+from cowscope.insight.breakdown import By, Group
+from cowscope.insight.labels import Figure
+from cowscope.insight.sharing import Sharing
+from cowscope.recording.meta import Meta
+from cowscope.recording.schema import NONE
+
+SCHEMA = "cowscope.show"
+SCHEMA_VERSION = "1.0"
+
+_GROUP_FIELDS = (
+    "name",
+    "detail",
+    "copied",
+    "reused",
+    "new",
+    "other",
+    "workers",
+    "shared_at_fork",
+    "still_shared",
+)
+
+
+def to_json(
+    name: str, meta: Meta, sharing: Sharing, groups: dict[By, list[Group]], *, top: int | None
+) -> str:
+    """The summary as JSON text; lone surrogates of hostile names come out as escapes."""
+    totals, left = sharing.totals, sharing.leftover
+    document = {
+        "schema": SCHEMA,
+        "version": SCHEMA_VERSION,
+        "totals": {
+            "shared_at_fork_pages": _figure(totals.shared_at_fork),
+            "copied_pages": _figure(totals.copied),
+            "reused_pages": _figure(totals.reused),
+            "still_shared_pages": _figure(totals.still_shared),
+            "new_pages": _figure(totals.new),
+            "lost_events": _figure(totals.lost_events),
+            "left_alone_pages": _figure(left.alone),
+            "dropped_pages": _figure(left.dropped),
+        },
+        "recording": {"path": name, "page_size": meta.host.page_size, **asdict(meta)},
+        "counts": {
+            "forks": sharing.forks,
+            "processes": sharing.processes,
+            "faults": sharing.faults,
+            "unknown_faults": sharing.unknown,
+        },
+        "reconciliation": {
+            "processes": sharing.reconciled_processes,
+            "pages": sharing.reconciled_pages,
+            "difference_pages": sharing.reconciled_difference,
+        },
+        "differences": [asdict(item) for item in sharing.differences],
+        "by": {by.value: [_group(group) for group in rows[:top]] for by, rows in groups.items()},
+    }
+    return json.dumps(document, indent=2)
+
+
+def to_csv(groups: list[Group]) -> str:
+    """One grouping as CSV with a header; counts are pages, an empty cell is not known."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_GROUP_FIELDS)
+    for group in groups:
+        row = _group(group)
+        writer.writerow([_printable(row.get(name)) for name in _GROUP_FIELDS])
+    return out.getvalue()
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    return {"value": figure.value, "label": figure.label.value, "reason": figure.reason}
+
+
+def _group(group: Group) -> dict[str, Any]:
+    return {key: (None if value == NONE and key != "name" else value) for key, value in asdict(group).items()}
+
+
+def _printable(value: Any) -> Any:
+    """Text with control characters written out, and no cell that a spreadsheet would run."""
+    from cowscope.views.text import escaped
+
+    if not isinstance(value, str):
+        return value
+    text = escaped(value)
+    return "'" + text if text[:1] in ("=", "+", "-", "@") and not text.startswith("+0x") else text

@@ -1,0 +1,49 @@
+"""Text from elsewhere made harmless: what a process says about itself must not steer a terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_UNSAFE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def escaped(text: str) -> str:
+    r"""`text` with everything that is not plainly visible written as an escape; a backslash is doubled.
+
+    >>> escaped("\x1b[31mred\n")
+    '\\x1b[31mred\\n'
+    >>> escaped("naïve ✓")
+    'naïve ✓'
+    """
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join(_escape(character) for character in text)
+
+
+def _escape(character: str) -> str:
+    if character == "\\":
+        return "\\\\"
+    if unicodedata.category(character) in _UNSAFE:
+        return (
+            character.encode("unicode_escape").decode()
+            if not _surrogate(character)
+            else f"\\x{ord(character) & 0xFF:02x}"
+        )
+    return character
+
+
+def _surrogate(character: str) -> bool:
+    """A byte that was no UTF-8, as Python decodes it."""
+    return 0xDC80 <= ord(character) <= 0xDCFF
+
+
+def shortened(text: str, width: int) -> str:
+    """At most `width` characters; the middle goes, since ends of paths tell most.
+
+    >>> shortened("/usr/lib/x86_64-linux-gnu/libc.so.6", 20)
+    '/usr/lib/…/libc.so.6'
+    """
+    if len(text) <= width:
+        return text
+    tail = (width - 1) * 11 // 20
+    return text[: width - 1 - tail] + "…" + text[-tail:]
