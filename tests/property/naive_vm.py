@@ -109,7 +109,7 @@ class Model:
             new.dont_fork |= vma.dont_fork
             new.wipe_on_fork |= vma.wipe_on_fork
         if not new.object and new.backed:
-            self.name_object(new, [vma for vma in alike if vma.object])
+            self.name_object(new, alike)
         space.vmas = [vma for vma in space.vmas if vma not in old] + [new]
         space.vmas.sort(key=lambda vma: vma.start)
         if keep:
@@ -118,11 +118,12 @@ class Model:
         return dropped
 
     def name_object(self, new: Vma, known: list[Vma]) -> None:
-        if known:
-            new.object, new.offset = known[0].object, known[0].offset - known[0].start + new.start
-        else:
-            self.n_unnamed += 1
-            new.object, new.offset = -self.n_unnamed, 0
+        for vma in known:
+            if vma.object and vma.offset - vma.start + new.start >= 0:
+                new.object, new.offset = vma.object, vma.offset - vma.start + new.start
+                return
+        self.n_unnamed += 1
+        new.object, new.offset = -self.n_unnamed, new.start
 
     def reprotect(self, space: Space, vma: Vma) -> None:
         for page, pte in space.ptes.items():

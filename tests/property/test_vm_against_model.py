@@ -83,7 +83,7 @@ class VmAgainstModel(RuleBasedStateMachine):
         number, tag = self.pick(index), page * 100 + length
         if kind == Kind.ANONYMOUS:
             file = 0
-        offset = page if file else 0
+        offset = page - FIRST if file else 0
         dropped = self.machine.spaces[number].map(
             page,
             length,
