@@ -18,10 +18,10 @@ demo: $(VENV)/installed ## install as a user would, and record a pre-forking ser
 	$(BIN)/cowscope run -- $(BIN)/python -m cowscope.demo.prefork
 
 test: $(VENV)/developing $(VENV)/system-packages ## run all tests; as root they include those of the live kernel
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --doctest-modules tests src
 
 test-fast: $(VENV)/developing ## run the tests that need neither the live kernel nor patience
-	$(BIN)/python -m pytest -m "not live and not slow"
+	$(BIN)/python -m pytest --doctest-modules tests src -m "not live and not slow"
 
 check: $(VENV)/developing ## check format, style, types and layers
 	$(BIN)/ruff format --check
@@ -30,7 +30,7 @@ check: $(VENV)/developing ## check format, style, types and layers
 	$(BIN)/lint-imports
 
 bench: $(VENV)/developing ## print timings as ratios against peers on this machine
-	$(BIN)/python -m pytest bench --benchmark-only
+	$(BIN)/python bench/run.py
 
 clean: ## remove the environment and everything built or cached
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -38,8 +38,7 @@ clean: ## remove the environment and everything built or cached
 
 # Another Python version makes another environment. --group needs pip 25.1, newer than the one in old Pythons.
 $(VENV)/python-$(VERSION):
-	rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	touch $@
 

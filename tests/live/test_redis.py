@@ -8,12 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import which
 
 import pytest
-from tests.conftest import Require
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -65,7 +64,7 @@ class Redis:
 
 
 @pytest.fixture
-def redis(tmp_path: Path, require: Require) -> Iterator[Redis]:
+def redis(tmp_path: Path, require: Callable[[object, str], None]) -> Iterator[Redis]:
     require(os.geteuid() == 0, "needs root for the tracepoint")
     require(which("redis-server"), "needs redis-server")
     server = Redis(tmp_path)

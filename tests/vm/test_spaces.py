@@ -205,6 +205,49 @@ def test_shared_memory_goes_with_its_last_mapping() -> None:
     laws.check(machine)
 
 
+def test_both_halves_of_a_split_mapping_show_their_own_part_of_the_file() -> None:
+    machine = Machine()
+    space = machine.spawn()
+    space.map(0, 4, protection=RW, shared=True)
+    space.store(3 * PAGE, b"x")
+    space.unmap(1, 1)
+    child = machine.fork(0)
+    assert child.load(3 * PAGE, 1) == b"x"
+
+
+def test_a_file_outlives_the_records_that_replace_each_other() -> None:
+    """And goes with the last of them."""
+    machine = Machine()
+    space = machine.spawn()
+    space.map(0, 4, protection=RW, shared=True)
+    space.store(0, b"x")
+    space.map(0, 4, protection=R, shared=True, keep_entries=True)
+    assert space.load(0, 1) == b"x"
+    space.unmap(0, 4)
+    assert machine.memory.frames.in_use == 0
+
+
+def test_a_frame_that_a_batch_leaves_twice_is_freed_once() -> None:
+    """One space may map a frame at two places, as after an attach to a tree that shares memory so."""
+    machine = Machine()
+    space = machine.spawn()
+    space.map(0, 4, protection=RW)
+    machine.install_shared([0, 0], [0, 2], [5, 5])
+    assert space.zap(np.arange(4)).own == 1
+    assert machine.memory.frames.in_use == 0
+    laws.check(machine)
+
+
+def test_only_anonymous_entries_count_as_inherited() -> None:
+    machine = Machine()
+    space = machine.spawn()
+    space.map(0, 3, protection=RW, kind=Kind.FILE)
+    machine.read_faults([0], [0])
+    machine.write_faults([0], [1])
+    child = machine.fork(0)
+    assert child.page_states(np.arange(3)).inherited.tolist() == [False, True, False]
+
+
 def test_listeners_hear_each_step_of_a_copy() -> None:
     machine = Machine()
     space = machine.spawn()

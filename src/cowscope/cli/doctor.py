@@ -11,10 +11,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cowscope.linux.facts import Abilities, Check, PerfProbe
-
-probe_perf: PerfProbe | None = None
-"""Tries to open perf events; None leaves the answer to what the settings say."""
+    from cowscope.linux.facts import Abilities, Check
 
 
 @click.command()
@@ -25,10 +22,16 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
 
     Each missing right comes with the one command that gives it. The exit status is 0 if faults can be
     recorded, and 1 if only the sharing of own processes can be shown.
+
+    \b
+    Examples:
+      cowscope doctor
+      cowscope doctor --json | jq -r .level
     """
     from cowscope.linux.facts import Level, abilities
+    from cowscope.linux.perf_probe import probe
 
-    found = abilities(probe_perf)
+    found = abilities(probe)
     if as_json:
         click.echo(to_json(found))
     else:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +16,6 @@ from cowscope.units import format_bytes, pages_to_bytes, parse_bytes
 if TYPE_CHECKING:
     from cowscope.recorder.observe import Options
     from cowscope.recorder.session import Progress
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
@@ -32,90 +33,109 @@ class Size(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
-def recording_options(function: F) -> F:
-    """What both ways of recording take."""
-    for option in reversed(
-        (
-            click.option(
-                "-o", "--output", type=click.Path(path_type=Path), help="Directory of the recording."
-            ),
-            click.option(
-                "--duration",
-                type=click.FloatRange(min=0, min_open=True),
-                metavar="SECONDS",
-                help="End the recording after this time.",
-            ),
-            click.option(
-                "--max-size", type=Size(), help="End it when the raw data reach this, such as 500M."
-            ),
-            click.option(
-                "--first-touch", is_flag=True, help="Record the faults that bring new pages in, too."
-            ),
-            click.option(
-                "--source",
-                type=click.Choice(["auto", "tracepoint", "software"]),
-                default="auto",
-                show_default=True,
-                help="Where faults come from; software needs no rights and gives estimates.",
-            ),
-            click.option("--keep-raw", is_flag=True, help="Keep the raw ring contents beside the tables."),
-            click.option("-q", "--quiet", is_flag=True, help="No progress and no summary."),
-            click.option(
-                "--top",
-                type=click.IntRange(min=1),
-                default=5,
-                show_default=True,
-                help="Rows per table of the summary.",
-            ),
-        )
-    ):
-        function = option(function)
-    return function
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What was chosen on the command line for a recording."""
+
+    output: Path | None
+    duration: float | None
+    max_size: int | None
+    first_touch: bool
+    allocations: bool
+    source: str
+    keep_raw: bool
+    quiet: bool
+    top: int
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether somebody watches."""
+        return sys.stderr.isatty() and not self.quiet
 
 
-def observation_options(
-    output: Path | None,
-    duration: float | None,
-    max_size: int | None,
-    first_touch: bool,
-    source: str,
-    quiet: bool,
-) -> Options:
+_OPTIONS = (
+    click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory of the recording."),
+    click.option(
+        "--duration",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="End the recording after this time.",
+    ),
+    click.option("--max-size", type=Size(), help="End it when the raw data reach this, such as 500M."),
+    click.option("--first-touch", is_flag=True, help="Record the faults that bring new pages in, too."),
+    click.option(
+        "--allocations/--no-allocations",
+        default=True,
+        show_default=True,
+        help="Record the kernel's page allocations, which prove each copy; without, copies are an estimate.",
+    ),
+    click.option(
+        "--source",
+        type=click.Choice(["auto", "tracepoint", "software"]),
+        default="auto",
+        show_default=True,
+        help="Where faults come from; software needs no rights and gives estimates.",
+    ),
+    click.option("--keep-raw", is_flag=True, help="Keep the raw ring contents beside the tables."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress and no summary."),
+    click.option(
+        "--top",
+        type=click.IntRange(min=1),
+        default=5,
+        show_default=True,
+        help="Rows per table of the summary.",
+    ),
+)
+
+
+def recording_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of a recording; it gets them as one argument `choices`."""
+
+    @wraps(function)
+    def command(**given: Any) -> Any:
+        choices = Choices(**{item.name: given.pop(item.name) for item in fields(Choices)})
+        return function(choices=choices, **given)
+
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def observation_options(choices: Choices) -> Options:
     """The recorder's options from those of the command line."""
-    import sys
-
     from cowscope.recorder.observe import Options
     from cowscope.recorder.session import Limits
 
     return Options(
-        output=output,
-        limits=Limits(duration_s=duration, max_bytes=max_size),
-        first_touch=first_touch,
-        source=source,
-        on_progress=show_progress if sys.stderr.isatty() and not quiet else None,
+        output=choices.output,
+        limits=Limits(duration_s=choices.duration, max_bytes=choices.max_size),
+        first_touch=choices.first_touch,
+        allocations=choices.allocations,
+        source=choices.source,
+        on_progress=show_progress if choices.shows_progress else None,
     )
 
 
 def show_progress(progress: Progress) -> None:
     """One line on stderr, written over itself."""
     copied = format_bytes(pages_to_bytes(progress.copied_pages))
-    line = (
-        f"cowscope: {progress.elapsed_s:.1f} s · {progress.processes:,} processes · {progress.faults:,} faults · "
+    _status_line(
+        f"{progress.elapsed_s:.1f} s · {progress.processes:,} processes · {progress.faults:,} faults · "
         f"about {copied} copied · {progress.lost:,} lost"
     )
-    click.echo(f"\r\x1b[2K{line}", err=True, nl=False)
 
 
-def finish(directory: Path, ended: str, *, keep_raw: bool, quiet: bool, top: int) -> None:
-    """Tables, then the summary, both told on stderr, so that the command's own output stays alone on stdout."""
-    import sys
+def finish(directory: Path, ended: str, choices: Choices) -> None:
+    """Turn the raw files into tables, and say so where the recording ended before its time.
 
+    Everything is told on stderr, so that the command's own output stays alone on stdout.
+    """
     from cowscope.recorder.finalise import finalise
 
-    if sys.stderr.isatty() and not quiet:
-        click.echo("\r\x1b[2Kcowscope: writing the recording …", err=True, nl=False)
+    if choices.shows_progress:
+        _status_line("writing the recording …")
     try:
-        finalise(directory, keep_raw=keep_raw)
+        finalise(directory, keep_raw=choices.keep_raw)
     except KeyboardInterrupt:
         raise click.ClickException(f"interrupted: cowscope recover {directory} goes on from here") from None
     except OSError as error:
@@ -123,27 +143,25 @@ def finish(directory: Path, ended: str, *, keep_raw: bool, quiet: bool, top: int
             f"{error}: make room, then cowscope recover {directory} goes on from here"
         ) from None
     finally:
-        if sys.stderr.isatty() and not quiet:
+        if choices.shows_progress:
             click.echo("\r\x1b[2K", err=True, nl=False)
-    if ended in _EARLY:
-        click.echo(f"cowscope: {_EARLY[ended]}; everything up to then is in {directory}", err=True)
-    elif ended.startswith("write error"):
-        click.echo(f"cowscope: recording ended, {ended}; everything up to then is in {directory}", err=True)
+    reason = _EARLY.get(ended, ended if ended.startswith("write error") else "")
+    if reason:
+        click.echo(f"cowscope: recording ended, {reason}; everything up to then is in {directory}", err=True)
 
 
-def summarise(directory: Path, *, quiet: bool, top: int) -> None:
+def summarise(directory: Path, choices: Choices) -> None:
     """What `show` prints, on stderr."""
-    import sys
-
-    if quiet:
+    if choices.quiet:
         return
     from cowscope.cli.show import print_summary
 
-    print_summary(directory, sys.stderr, top=top)
+    print_summary(directory, sys.stderr, top=choices.top)
     click.echo(f"\nRecording: {directory}  (cowscope show {directory})", err=True)
 
 
-_EARLY = {
-    "size": "recording ended, --max-size was reached",
-    "disk": "recording ended, the disk is full",
-}
+def _status_line(text: str) -> None:
+    click.echo(f"\r\x1b[2Kcowscope: {text}", err=True, nl=False)
+
+
+_EARLY = {"size": "--max-size was reached", "disk": "the disk is full"}

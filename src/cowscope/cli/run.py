@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from cowscope.cli.options import finish, observation_options, recording_options, summarise
+from cowscope.cli.options import Choices, finish, observation_options, recording_options, summarise
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -14,14 +12,7 @@ from cowscope.cli.options import finish, observation_options, recording_options,
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
     command: tuple[str, ...],
-    output: Path | None,
-    duration: float | None,
-    max_size: int | None,
-    first_touch: bool,
-    source: str,
-    keep_raw: bool,
-    quiet: bool,
-    top: int,
+    choices: Choices,
 ) -> int:
     """Start COMMAND and record the copy-on-write faults of it and all its children.
 
@@ -33,21 +24,23 @@ def run(
       cowscope run -- python prefork.py
       cowscope run -o web.cow --duration 60 -- gunicorn --preload -w 4 app:app
     """
-    from cowscope.linux.signals import FORWARDED, hold
+    from cowscope.linux.signals import FORWARDED, SignalQueue
 
-    hold(FORWARDED)  # before the imports below start threads
+    signals = SignalQueue(FORWARDED)
     from cowscope.recorder.observe import RunningCommand
 
-    running = RunningCommand(
-        command, observation_options(output, duration, max_size, first_touch, source, quiet)
-    )
+    options = observation_options(choices)
+    running = RunningCommand(command, options, signals)
     outcome = running.observe()
-    if outcome.exit_status is not None:
+    # Where the recording is over before the command is, it is written now, and signals are passed on after.
+    status = None if outcome.exit_status is None else running.wait()
+    try:
+        finish(outcome.directory, outcome.ended, choices)
+    except click.ClickException as error:
+        # The command, and who waits for its status, is not to suffer from a full disk.
+        click.echo(f"cowscope: {error.format_message()}", err=True)
+        return running.wait() if status is None else status
+    if status is None:
         status = running.wait()
-        finish(outcome.directory, outcome.ended, keep_raw=keep_raw, quiet=quiet, top=top)
-    else:
-        # The recording is over before the command is: write it now, pass signals on after.
-        finish(outcome.directory, outcome.ended, keep_raw=keep_raw, quiet=quiet, top=top)
-        status = running.wait()
-    summarise(outcome.directory, quiet=quiet, top=top)
+    summarise(outcome.directory, choices)
     return status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -53,7 +54,7 @@ def show(
     else:
         from cowscope.views.terminal import console, paint
 
-        paint(console(click.get_text_stream("stdout")), str(recording), meta, sharing, groups, top=top)
+        paint(console(sys.stdout), str(recording), meta, sharing, groups, top=top)
 
 
 def print_summary(recording: Path, out: IO[str], *, top: int) -> None:

@@ -81,14 +81,21 @@ def sharing(meta: Meta, replay: Replay, tables: dict[str, Columns]) -> Sharing:
     )
     fork_doubts = _fork_doubts(meta, replay)
     state_doubts = () if meta.operations_seen else ("unmapped pages were not seen",)
+    assumed = (
+        (
+            f"{replay.assumed:,} writes were taken as reuse of pages that forks shared: none could be looked at in time",
+        )
+        if replay.assumed
+        else ()
+    )
     totals = Totals(
         shared_at_fork=_shared(replay, meta, fork_doubts),
         copied=common.figure(int(counts[Verdict.COPIED]), missing=unexplained),
-        reused=common.figure(int(counts[Verdict.REUSED]), missing=open_),
+        reused=common.figure(int(counts[Verdict.REUSED]), estimate=assumed, missing=open_),
         still_shared=_fate_figure(
             sum(f.still_shared for f in replay.fates), common, fork_doubts + state_doubts
         ),
-        new=common.figure(new, missing=untouched),
+        new=common.figure(new, estimate=assumed, missing=untouched),
         lost_events=Figure(meta.lost_events),
     )
     return Sharing(

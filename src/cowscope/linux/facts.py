@@ -134,8 +134,8 @@ def _read_kallsyms_start() -> bytes:
 def parse_kallsyms_visible(data: bytes) -> bool:
     r"""Whether any whole line has an address other than zero, which is what those get who may not see it.
 
-    >>> parse_kallsyms_visible(b"0000000000000000 A a\n0000000000000000 A b\n"), parse_kallsyms_visible(b"ff10 T c\n")
-    (False, True)
+    >>> [parse_kallsyms_visible(text) for text in (b"0000 A a\n0000 A b\n", b"ff10 T c\n")]
+    [False, True]
     """
     addresses = (line.split(b" ", 1)[0] for line in data.split(b"\n")[:-1])
     return any(address.strip(b"0") for address in addresses)

@@ -95,7 +95,10 @@ def address_space_end() -> int:
 
 
 def _accepts(categories: Category, end: int, start: int = 0) -> bool:
-    fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # after setuid, until the next exec, it belongs to root; or there is no pagemap
+        return False
     try:
         scan(fd, start, end, any_of=categories, tell=categories, max_pages=1, room=1)
     except OSError as error:

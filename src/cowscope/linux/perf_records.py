@@ -145,7 +145,10 @@ def sample_fields(data: NDArray[np.uint8], run: Run, dtype: np.dtype[np.void]) -
 
 
 def records(data: NDArray[np.uint8]) -> Iterator[Record]:
-    """Every sideband record and raw sample one by one; types that cowscope does not know are passed over."""
+    """Every sideband record and raw sample one by one; types that cowscope does not know are passed over.
+
+    So is a record that is too short for its type: a damaged file must not stop a recovery.
+    """
     buffer = np.ascontiguousarray(data).data
     for run in runs(data):
         decode = _DECODERS.get(run.type)
@@ -154,7 +157,11 @@ def records(data: NDArray[np.uint8]) -> Iterator[Record]:
         for index in range(run.count):
             at = run.offset + index * run.size
             misc = _HEADER_STRUCT.unpack_from(buffer, at)[1]
-            yield decode(buffer[at + HEADER_BYTES : at + run.size], misc)
+            try:
+                record = decode(buffer[at + HEADER_BYTES : at + run.size], misc)
+            except struct.error:
+                continue  # too short for its type: damaged
+            yield record
 
 
 def _run_length(data: NDArray[np.uint8], start: int, kind: int, size: int) -> int:

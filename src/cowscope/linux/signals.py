@@ -2,6 +2,9 @@
 
 A Ctrl-C at the terminal reaches the whole foreground group, the observed command included; a `kill` of the
 recorder reaches only the recorder. The sender tells them apart, and Python's own handlers do not know it.
+
+A signal to the process goes to any thread that does not block it. numpy's import starts threads (OpenBLAS's), so
+make the queue before it: they then inherit the mask.
 """
 
 from __future__ import annotations
@@ -12,13 +15,6 @@ import signal
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-_SIGINFO_BYTES = 128
-_SET_BYTES = 8
-_CLOEXEC_NONBLOCK = os.O_CLOEXEC | os.O_NONBLOCK
-_SI_KERNEL = 0x80
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 FORWARDED = (
     signal.SIGINT,
@@ -33,17 +29,11 @@ FORWARDED = (
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end an `attach`."""
 
-_before_hold: set[int] | None = None
-
-
-def hold(signals: Iterable[signal.Signals]) -> None:
-    """Block `signals` from now on, for a `SignalQueue` that comes later.
-
-    To be called before anything starts a thread (numpy does when it is imported): a signal to the process
-    goes to any thread that does not block it, and would never reach the queue.
-    """
-    global _before_hold
-    _before_hold = set(signal.pthread_sigmask(signal.SIG_BLOCK, set(signals)))
+_SIGINFO_BYTES = 128
+_SET_BYTES = 8
+_CLOEXEC_NONBLOCK = os.O_CLOEXEC | os.O_NONBLOCK
+_SI_KERNEL = 0x80
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
@@ -63,8 +53,7 @@ class SignalQueue:
     def __init__(self, signals: Iterable[signal.Signals]) -> None:
         """Block and open."""
         wanted = set(signals)
-        found = set(signal.pthread_sigmask(signal.SIG_BLOCK, wanted))
-        self._old = found if _before_hold is None else _before_hold
+        self._old = signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
         mask = sum(1 << (number - 1) for number in wanted).to_bytes(_SET_BYTES, "little")
         # glibc's sigset_t is 128 bytes, of which the kernel reads the first eight.
         buffer = ctypes.create_string_buffer(mask, 128)

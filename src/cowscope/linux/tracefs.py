@@ -108,7 +108,7 @@ def read_mounts() -> bytes:
 
 @contextmanager
 def open_tracefs() -> Iterator[int]:
-    """A directory descriptor of a tracefs: a mounted one if it may be read, else one of our own.
+    """A descriptor to open paths of a tracefs from (`dir_fd`): a mounted one if it may be read, else our own.
 
     Raises `MissingRight` if there is neither.
     """
@@ -168,7 +168,9 @@ def _missing_right(code: int | None = errno.EPERM) -> MissingRight:
     if code == errno.ENODEV:
         return MissingRight("this kernel has no tracefs", "boot a kernel built with CONFIG_FTRACE")
     if any(os.path.ismount(path) for path in MOUNT_POINTS):
-        return MissingRight("tracefs may not be read by this user", "run as root")
+        return MissingRight(
+            "tracefs may not be read by this user", 'run as root: sudo "$(command -v cowscope)" doctor'
+        )
     return MissingRight(
         "tracefs is not mounted", "sudo mount -t tracefs nodev /sys/kernel/tracing, and run as root"
     )

@@ -33,6 +33,17 @@ def finalise(directory: Path, *, recovered: bool = False, keep_raw: bool = False
     Raises `BadRecording` when there is nothing to build from, `OSError` when the disk takes no more (the
     raw files then stay, and `cowscope recover` can go on from them).
     """
+    tables, meta = build(directory, recovered=recovered)
+    for table, columns in tables.items():
+        write_table(directory, table, columns)
+    write_meta(directory, meta)
+    if not keep_raw:
+        shutil.rmtree(raw_directory(directory))
+    return meta
+
+
+def build(directory: Path, *, recovered: bool = False) -> tuple[dict[str, Columns], Meta]:
+    """The tables and the meta of the raw files in `directory`, in memory. Raises `BadRecording`."""
     raw = raw_directory(directory)
     chunks = _journal(directory, raw)
     start = chunks[0][0]
@@ -48,13 +59,8 @@ def finalise(directory: Path, *, recovered: bool = False, keep_raw: bool = False
     end = chunks[-1][0] if chunks[-1][0]["kind"] == "end" else {}
     faults = read_faults(raw, start)
     _set_status(timeline, end)
-    for table, columns in _tables(timeline, faults, chunks).items():
-        write_table(directory, table, columns)
-    meta = _meta(start, end, lost, faults, raw, recovered=recovered)
-    write_meta(directory, meta)
-    if not keep_raw:
-        shutil.rmtree(raw)
-    return meta
+    tables = _tables(timeline, faults, chunks)
+    return tables, _meta(start, end, lost, faults, raw, recovered=recovered)
 
 
 def recover(directory: Path, *, keep_raw: bool = False) -> Meta:
@@ -157,10 +163,10 @@ def _code(
 
     One look for each pair of process and address, since a process's own mappings tell the file.
     """
-    addresses, which = np.unique(faults.ip, return_inverse=True)
-    pairs, first, pair_of = np.unique(
-        (keys.astype(np.int64) + 1) * max(len(addresses), 1) + which, return_index=True, return_inverse=True
-    )
+    addresses, which = distinct(faults.ip)
+    pairs, pair_of = distinct((keys.astype(np.int64) + 1) * max(len(addresses), 1) + which)
+    first = np.zeros(len(pairs), np.int64)
+    first[pair_of[::-1]] = np.arange(len(pair_of) - 1, -1, -1)
     lookup = _FileLookup(timeline)
     places: dict[tuple[str, int, int], int] = {}
     code_of_pair = np.empty(len(pairs), np.int32)
@@ -179,6 +185,24 @@ def _code(
         for (file, offset, kernel), code in places.items()
     ]
     return code_of_pair[pair_of].astype(np.int32), from_rows("symbols", rows)
+
+
+def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """The distinct values ascending, and the place of each value among them; fast where they are few.
+
+    A sample finds nearly all of them, so that the whole is looked up and never sorted.
+
+    >>> distinct(np.array([7, 3, 7]))
+    (array([3, 7]), array([1, 0, 1]))
+    """
+    found = np.unique(values[:: max(len(values) >> 16, 1)])
+    place = np.searchsorted(found, values)
+    place[place == len(found)] = 0
+    missed = values[found[place] != values] if len(found) else values
+    if len(missed):
+        found = np.union1d(found, missed)
+        place = np.searchsorted(found, values)
+    return found, place
 
 
 class _FileLookup:

@@ -40,6 +40,7 @@ class Options:
     output: Path | None = None
     limits: Limits = Limits()
     first_touch: bool = False
+    allocations: bool = True
     source: str = "auto"
     on_progress: Callable[[Progress], None] | None = None
 
@@ -56,17 +57,20 @@ class Outcome:
 class RunningCommand:
     """A command under observation: `observe` until the recording ends, then `wait` for the command itself."""
 
-    def __init__(self, arguments: Sequence[str], options: Options) -> None:
+    def __init__(
+        self, arguments: Sequence[str], options: Options, signals: SignalQueue | None = None
+    ) -> None:
         """Fork the command, open the events, let it go.
 
+        `signals` is a queue of the FORWARDED ones, for who could not wait for this module's import.
         Raises `MissingRight`, `CommandNotStarted`, `CowscopeError`; then nothing is left behind.
         """
         flags = Flag.INHERIT | Flag.DISABLED | Flag.ENABLE_ON_EXEC
-        source = choose_source(first_touch=options.first_touch, flags=flags, kind=options.source)
+        source = _source(options, flags)
         raise_file_limit()
         self.directory = make_directory(options.output, arguments[0])
         self.exit_status: int | None = None
-        self._signals = SignalQueue(FORWARDED)
+        self._signals = signals or SignalQueue(FORWARDED)
         try:
             self._command = Command(arguments, signal_mask=self._signals.old_mask)
             self._pidfd = os.pidfd_open(self._command.pid)
@@ -134,25 +138,32 @@ class RunningCommand:
                 os.kill(self._command.pid, received.number)
 
 
-def attach_to(pid: int, options: Options) -> Outcome:
+def _source(options: Options, flags: Flag) -> Source:
+    return choose_source(
+        first_touch=options.first_touch, allocations=options.allocations, flags=flags, kind=options.source
+    )
+
+
+def attach_to(pid: int, options: Options, signals: SignalQueue | None = None) -> Outcome:
     """Record the tree under `pid`, all its threads, and what it forks, until a signal or a limit.
 
-    The observed processes are never stopped nor changed. Raises `NoSuchProcess`, `AccessDenied`,
+    `signals` is a queue of the ENDING ones, for who could not wait for this module's import. The observed
+    processes are never stopped nor changed. Raises `NoSuchProcess`, `AccessDenied`,
     `MissingRight`, `CowscopeError`.
     """
-    source = choose_source(first_touch=options.first_touch, flags=Flag.INHERIT, kind=options.source)
+    source = _source(options, Flag.INHERIT)
     raise_file_limit()
     name = proc.parse_stat(proc.read_stat(pid)).comm
     directory = make_directory(options.output, name)
-    signals = SignalQueue(ENDING)
+    queue = signals or SignalQueue(ENDING)
     try:
         session = _attached_session(pid, name, directory, source, options)
 
         def interrupted() -> None:
-            signals.receive()
+            queue.receive()
             session.stop("signal")
 
-        session.run({signals.fd: interrupted})
+        session.run({queue.fd: interrupted})
         session.finish({})
         session.probes.close()
         session.journal.close()
@@ -160,7 +171,7 @@ def attach_to(pid: int, options: Options) -> Outcome:
         shutil.rmtree(directory, ignore_errors=True)
         raise
     finally:
-        signals.restore()
+        queue.restore()
     return Outcome(directory, session.ended)
 
 
@@ -230,13 +241,12 @@ def _session(
     directory: Path, probes: Probes, journal: JournalWriter, source: Source, options: Options
 ) -> Session:
     new_task = source.events.get(NEW_TASK_EVENT)
-    fields = new_task and (new_task.fields["pid"].offset, new_task.fields["clone_flags"].offset)
     return Session(
         directory=directory,
         probes=probes,
         journal=journal,
         limits=options.limits,
         fault_bytes=source.fault_bytes,
-        new_task_event=(new_task.id, *fields) if new_task and fields else None,
+        new_task_event=(new_task.id, new_task.fields["clone_flags"].offset) if new_task else None,
         on_progress=options.on_progress,
     )

@@ -70,8 +70,8 @@ class Session:
     journal: JournalWriter
     limits: Limits
     fault_bytes: int
-    new_task_event: tuple[int, int, int] | None = None
-    """Id of task:task_newtask and the offsets of its `pid` and `clone_flags`."""
+    new_task_event: tuple[int, int] | None = None
+    """Id of task:task_newtask and the offset of its `clone_flags`."""
     on_progress: Callable[[Progress], None] | None = None
     ends_with_processes: bool = False
     ended: str = ""
@@ -85,6 +85,7 @@ class Session:
     _last_parent_look: dict[int, tuple[float, float]] = field(default_factory=dict)
     _write_error: OSError | None = None
     _born: set[int] = field(default_factory=set)
+    _last_child: dict[int, int] = field(default_factory=dict)
 
     def run(self, watched: dict[int, Callable[[], None]]) -> None:
         """Drain until `stop`ped; `watched` are further file descriptors and what to do when one is ready."""
@@ -177,6 +178,7 @@ class Session:
                 self._born.add(record.tid)
             if isinstance(record, Fork) and record.pid != record.parent_pid:
                 self._queue.append((record.pid, record.parent_pid))
+                self._last_child[record.parent_tid] = record.pid
             elif isinstance(record, RawSample):
                 vforked |= self._shares_memory(record)
             elif isinstance(record, Comm) and record.by_exec:
@@ -187,11 +189,13 @@ class Session:
         self._queue = [(child, parent) for child, parent in self._queue if child not in vforked]
 
     def _shares_memory(self, record: RawSample) -> set[int]:
+        """The child of a clone with CLONE_VM: the event follows its fork; its `pid` is not of our namespace."""
         if self.new_task_event is None or record.event_id != self.new_task_event[0]:
             return set()
-        _, pid_at, flags_at = self.new_task_event
+        flags_at = self.new_task_event[1]
         flags = int.from_bytes(record.raw[flags_at : flags_at + 8], "little")
-        return {int.from_bytes(record.raw[pid_at : pid_at + 4], "little")} if flags & CLONE_VM else set()
+        child = self._last_child.pop(record.tid, None)
+        return {child} if child is not None and flags & CLONE_VM else set()
 
     def _meet_children(self) -> None:
         while self._queue:

@@ -19,6 +19,7 @@ from cowscope.linux.capabilities import Capability, effective, perf_event_parano
 from cowscope.linux.perf_abi import Flag
 from cowscope.linux.tracefs import TraceEvent
 from cowscope.recorder.channels import (
+    ALLOCATION_EVENT,
     FAULT_EVENTS,
     NAMES,
     RING_BYTES,
@@ -62,7 +63,7 @@ class Source:
         }
 
 
-def choose_source(*, first_touch: bool, flags: Flag, kind: str = "auto") -> Source:
+def choose_source(*, first_touch: bool, flags: Flag, allocations: bool = True, kind: str = "auto") -> Source:
     """The best source that this user may have; `kind` forces one of "tracepoint" and "software".
 
     Raises `MissingRight` with what to do when there is none.
@@ -70,15 +71,16 @@ def choose_source(*, first_touch: bool, flags: Flag, kind: str = "auto") -> Sour
     if kind == "software":
         return _software(flags)
     try:
-        return _tracepoint(first_touch, flags)
+        return _tracepoint(first_touch, allocations, flags)
     except MissingRight:
         if kind == "tracepoint":
             raise
     return _software(flags)
 
 
-def _tracepoint(first_touch: bool, flags: Flag) -> Source:
-    found = {name: tracefs.event(*name.split(":")) for name in NAMES}
+def _tracepoint(first_touch: bool, allocations: bool, flags: Flag) -> Source:
+    wanted = (name for name in NAMES if allocations or name != ALLOCATION_EVENT)
+    found = {name: tracefs.event(*name.split(":")) for name in wanted}
     events = {name: event for name, event in found.items() if event is not None}
     if FAULT_EVENTS[0] not in events:
         raise MissingRight(f"this kernel has no tracepoint {FAULT_EVENTS[0]}", "use --source software")

@@ -15,6 +15,7 @@ from cowscope.recording.schema import NONE
 KERNEL_START = 1 << 63
 KERNEL = "[kernel]"
 _PT_LOAD = 1
+_FUNCTION_KINDS = (b"t", b"T", b"w", b"W")
 
 
 class Symbolizer:
@@ -73,20 +74,21 @@ def parse_segments(data: bytes) -> list[tuple[int, int, int]]:
 
 
 def parse_kallsyms(data: bytes) -> tuple[list[int], list[str]]:
-    """Addresses and names of the kernel's functions, ascending; none where the addresses are hidden.
+    r"""Addresses and names of the kernel's functions, ascending; none where the addresses are hidden.
 
-    >>> parse_kallsyms(b"ffffffff81000000 T _stext\\nffffffff81000040 t helper\\t[module]\\n")[1]
+    A line is the address, the kind in one letter, the name, and the module if there is one.
+
+    >>> parse_kallsyms(b"ffffffff81000000 T _stext\nffffffff81000040 t helper\t[module]\n")[1]
     ['_stext', 'helper']
     """
-    pairs = []
-    for line in data.split(b"\n"):
-        parts = line.split(None, 3)
-        if len(parts) >= 3 and parts[1] in b"tTwW":
-            pairs.append((int(parts[0], 16), parts[2].decode("ascii", "backslashreplace")))
-    pairs.sort()
-    if not pairs or pairs[-1][0] == 0:
+    lines = (line.split(None, 2) for line in data.split(b"\n"))
+    functions = sorted(
+        (int(parts[0], 16), parts[2]) for parts in lines if len(parts) == 3 and parts[1] in _FUNCTION_KINDS
+    )
+    if not functions or not functions[-1][0]:
         return [], []
-    return [address for address, _ in pairs], [name for _, name in pairs]
+    names = b"\n".join(name.partition(b"\t")[0] for _, name in functions).decode("ascii", "backslashreplace")
+    return [address for address, _ in functions], names.split("\n")
 
 
 def _read_kallsyms() -> bytes:

@@ -82,6 +82,7 @@ class Timeline:
         self.operations: list[tuple[int, int, int, int, int, int]] = []
         self._by_pid: dict[int, Process] = {}
         self._threads: dict[int, int] = {}
+        self._last_fork: dict[int, ForkRow] = {}
         self._counts: dict[int, dict[str, int]] = {}
         self._counted_at: dict[int, int] = {}
         self._moves: dict[int, tuple[int, int, int]] = {}
@@ -96,7 +97,8 @@ class Timeline:
 
     def note_process(self, note: Mapping[str, Any]) -> None:
         """What /proc said about who a process is."""
-        process = self._process(int(note["pid"]), int(note["time"]), parent_pid=int(note["parent"]))
+        process = self._process(int(note["pid"]), int(note["time"]))
+        self._adopt(process, self._by_pid.get(int(note["parent"])))
         process.name, process.executable = str(note["name"]), str(note["executable"])
         process.command_line = str(note["command_line"])
 
@@ -170,16 +172,18 @@ class Timeline:
         known = self._counts_watched and not fork.before_start
         return tuple(fork.counts.get(name, 0) if known else NONE for name in ("anonymous", "file", "swapped"))  # type: ignore[return-value]
 
-    def _process(self, pid: int, time: int, parent_pid: int = NONE) -> Process:
+    def _adopt(self, process: Process, parent: Process | None) -> None:
+        """A fork that was done before the recording began; its mappings may have been noted before its parent."""
+        if parent is not None and process.parent == NONE:
+            process.parent = parent.key
+            self.forks.append(ForkRow(self.started_ns, parent.key, process.key, before_start=True))
+
+    def _process(self, pid: int, time: int) -> Process:
         """The live process of that pid; one that no fork was seen of is new, and has been there before."""
         process = self._by_pid.get(pid)
         if process is not None:
             return process
-        parent = self._by_pid.get(parent_pid)
-        process = self._new(pid, NONE if parent is None else parent.key, min(time, self.started_ns))
-        if parent is not None:
-            self.forks.append(ForkRow(self.started_ns, parent.key, process.key, before_start=True))
-        return process
+        return self._new(pid, NONE, min(time, self.started_ns))
 
     def _new(self, pid: int, parent: int, time: int) -> Process:
         key = len(self.processes)
@@ -212,7 +216,9 @@ class Timeline:
         counts = self._counts.pop(record.parent_tid, {})
         time = self._counted_at.pop(record.parent_tid, record.time)
         child.intervals.inherit(parent.intervals, record.time)
-        self.forks.append(ForkRow(time, parent.key, child.key, counts=counts))
+        fork = ForkRow(time, parent.key, child.key, counts=counts)
+        self.forks.append(fork)
+        self._last_fork[record.parent_tid] = fork
 
     def _exit(self, record: Exit) -> None:
         process = self._by_pid.get(record.pid)
@@ -245,17 +251,15 @@ class Timeline:
             counts[_COUNTERS.get(values["member"] & 0xFFFFFFFF, "other")] = values["size"] // PAGE_SIZE
             self._counted_at[record.tid] = record.time
         elif name == NEW_TASK_EVENT:
-            self._new_task(values["pid"] & 0xFFFFFFFF, values["clone_flags"])
+            self._new_task(record.tid, values["clone_flags"])
         else:
             self._system_call(name.rpartition("_")[2], name, record, values)
 
-    def _new_task(self, pid: int, flags: int) -> None:
-        process = self._by_pid.get(pid)
-        if process is not None and flags & CLONE_VM:
-            for fork in reversed(self.forks):
-                if fork.child == process.key:
-                    fork.shares_memory = True
-                    return
+    def _new_task(self, parent_tid: int, flags: int) -> None:
+        """Told right after the fork itself, by the same thread; its own `pid` is not of our namespace."""
+        fork = self._last_fork.pop(parent_tid, None)
+        if fork is not None and flags & CLONE_VM:
+            fork.shares_memory = True
 
     def _system_call(self, call: str, name: str, record: RawSample, values: Mapping[str, int]) -> None:
         process = self._process(record.pid, record.time)

@@ -71,5 +71,7 @@ def parse_journal(data: bytes) -> Iterator[tuple[Note, bytes]]:
             note = json.loads(data[position + _HEAD.size : middle])
         except ValueError:
             return
+        if not isinstance(note, dict):
+            return
         yield note, data[middle:end]
         position = end

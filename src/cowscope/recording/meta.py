@@ -76,7 +76,7 @@ class Meta:
         try:
             data = json.loads(text)
             major, minor = int(data["format"]["major"]), int(data["format"]["minor"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise BadRecording(f"{path} is damaged: no format version in it ({error})") from None
         if major != FORMAT_MAJOR:
             raise BadRecording(
@@ -85,7 +85,7 @@ class Meta:
             )
         try:
             return cls(**_known(cls, data) | {"host": Host(**_known(Host, data["host"]))})
-        except (TypeError, ValueError, KeyError) as error:
+        except (AttributeError, TypeError, ValueError, KeyError) as error:
             raise BadRecording(f"{path} is damaged: {error}") from None
 
 

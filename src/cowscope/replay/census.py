@@ -56,10 +56,20 @@ class Censuses:
                 return self._expand(index)
         return None
 
-    def last_row(self, process: int) -> int:
-        """The first row of the last census of `process`, -1 if there is none."""
-        entries = self._by_process.get(process)
-        return int(self._starts[entries[-1][1]]) if entries else NONE
+    def has(self, process: int) -> bool:
+        """Whether there is any census of `process`."""
+        return process in self._by_process
+
+    def last_undisturbed(self, times: Pages) -> set[int]:
+        """The first row of the last census of each process during which nothing at `times` (ascending) happened."""
+        begin, end = (self._table[name][self._starts] for name in ("time_ns", "until_ns"))
+        calm = np.searchsorted(times, begin) == np.searchsorted(times, end, side="right")
+        last = {}
+        for process, entries in self._by_process.items():
+            usable = [index for _, index in entries if calm[index]]
+            if usable:
+                last[process] = int(self._starts[usable[-1]])
+        return set(last.values())
 
     def _expand(self, index: int) -> Census:
         rows = slice(int(self._starts[index]), int(self._ends[index]))

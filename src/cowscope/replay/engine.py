@@ -1,16 +1,4 @@
-"""The replay itself: faults in batches between the steps of the schedule.
-
-Between two steps nothing changes but by faults, so they go to the vm as one batch: reads first, then first
-writes, then writes to present pages (a page is read before it is written, never the other way round).
-
-| recorded | given to the vm as |
-|---|---|
-| write to a present page, allocation seen | write, imposed: copied |
-| write to a present page, no allocation | write, imposed: not copied |
-| write to a present page, not watched | write, the policy decides |
-| write to an absent page | whatever stood there dropped, then write |
-| read of an absent page | read |
-| access not told (software event) | write if the page is read-only or anonymous, else read |
+"""The replay itself: the steps of the schedule, and the faults between them as batches (`batch`).
 
 Not modelled: swap, KSM, huge pages as such (their 4 KiB parts are), userfaultfd.
 """
@@ -23,29 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cowscope.recording.reader import Recording
-from cowscope.recording.schema import NONE, TABLES, Access, Allocation, Columns, Operation
+from cowscope.recording.schema import NONE, TABLES, Allocation, Columns, Operation
+from cowscope.replay.batch import Faults
 from cowscope.replay.census import Census, Censuses
 from cowscope.replay.forks import Window, shared_pages
 from cowscope.replay.schedule import Kind, Step, schedule
 from cowscope.replay.verdicts import (
-    OF_OUTCOME,
     Fate,
     ForkShare,
     Reconciliation,
     Replay,
-    Verdict,
 )
 from cowscope.units import PAGE_SHIFT
-from cowscope.vm import AddressSpace, Dropped, Machine, Outcome, Protection
+from cowscope.vm import AddressSpace, Dropped, Machine
 from cowscope.vm import Kind as Backing
 
 FOREVER = 1 << 62
-STACK = "[stack]"
-STACK_PAGES = 2048
-"""How far a stack may have grown below what was last seen of it: RLIMIT_STACK's 8 MiB."""
-
-_DECIDED = np.array([-1, Outcome.REUSED, Outcome.COPIED], np.int8)
-"""What the vm is told, by `Allocation`."""
 
 
 def replay(recording: Recording, *, policy: str = "linux") -> Replay:
@@ -68,18 +49,15 @@ class _Engine:
     dropped: dict[int, int] = field(default_factory=dict)
     ends: dict[int, Dropped] = field(default_factory=dict)
     reconciliations: dict[int, Reconciliation] = field(default_factory=dict)
-    copies: NDArray[np.int64] = field(init=False)
-    unforeseen: int = 0
 
     def __post_init__(self) -> None:
         n = len(self.tables["processes"]["process"])
         self.faults = self.tables["faults"]
+        self.batch = Faults(self.tables, self.machine)
         self.space_of = np.full(n + 1, NONE, np.int32)
-        self.copies = np.zeros(n + 1, np.int64)
         self.censuses = Censuses(self.tables["census"])
-        self.verdict = np.zeros(len(self.faults["time_ns"]), np.int8)
-        self.mapping = np.full(len(self.verdict), NONE, np.int32)
         self.exec_times = self._times(Operation.EXEC)
+        self.last_usable = self.censuses.last_undisturbed(_disturbances(self.tables))
         children = self.tables["forks"]["child"][~self.tables["forks"]["before_start"].astype(bool)]
         for process in np.setdiff1d(np.arange(n), children).tolist():
             self.space_of[process] = self.machine.spawn().id
@@ -87,164 +65,25 @@ class _Engine:
 
     def run(self) -> Replay:
         times, at = self.faults["time_ns"], 0
-        self.starting = True
         for step in schedule(self.tables):
             until = at + int(np.searchsorted(times[at:], step.time_ns)) if at < len(times) else at
             if until > at:
-                self._resolve(at, until)
+                self.batch.resolve(at, until, self.space_of)
                 at = until
             self._apply(step)
         if at < len(times):
-            self._resolve(at, len(times))
+            self.batch.resolve(at, len(times), self.space_of)
         self._end_of_recording()
         return Replay(
-            verdict=self.verdict,
-            mapping=self.mapping,
+            verdict=self.batch.verdict,
+            mapping=self.batch.mapping,
             forks=tuple(self.forks),
             fates=tuple(self._fates()),
             reconciliations=tuple(self.reconciliations.values()),
             overruled=self.machine.memory.overruled,
-            unforeseen=self.unforeseen,
+            unforeseen=self.batch.unforeseen,
+            assumed=self.batch.assumed,
         )
-
-    # --- faults ---
-
-    def _resolve(self, first: int, last: int) -> None:
-        part = slice(first, last)
-        process = self.faults["process"][part]
-        spaces = self.space_of[process]
-        pages = (self.faults["address"][part] >> np.uint64(PAGE_SHIFT)).astype(np.int64)
-        access, decided = self.faults["access"][part], _DECIDED[self.faults["allocation"][part]]
-        known = spaces != NONE
-        self._find_mappings(spaces, pages, self.mapping[part])
-        verdict = self.verdict[part]
-        unknown = (access & Access.UNKNOWN) != 0
-        if unknown.any():
-            access = self._guess(spaces, pages, access, unknown & known)
-        write, present = (access & Access.WRITE) != 0, (access & Access.PRESENT) != 0
-        if not (write & present).all():
-            self._read(np.flatnonzero(known & ~write), spaces, pages, verdict)
-            self._first_write(np.flatnonzero(known & write & ~present), spaces, pages, verdict)
-        chosen = known & write & present
-        self._write(None if chosen.all() else np.flatnonzero(chosen), spaces, pages, decided, verdict)
-        copied = process[verdict == Verdict.COPIED]
-        self.copies += np.bincount(copied, minlength=len(self.copies))
-
-    def _read(
-        self,
-        at: NDArray[np.intp],
-        spaces: NDArray[np.int32],
-        pages: NDArray[np.int64],
-        verdict: NDArray[np.int8],
-    ) -> None:
-        if len(at):
-            outcome = self.machine.read_faults(spaces[at], pages[at])
-            found = OF_OUTCOME[outcome]
-            # The page was not there, whatever the replay believed: an entry for it came into being.
-            found[outcome == Outcome.NO_FAULT] = Verdict.FIRST_TOUCH
-            verdict[at] = found
-
-    def _first_write(
-        self,
-        at: NDArray[np.intp],
-        spaces: NDArray[np.int32],
-        pages: NDArray[np.int64],
-        verdict: NDArray[np.int8],
-    ) -> None:
-        if not len(at):
-            return
-        for space_id in np.unique(spaces[at]).tolist():
-            self.machine.spaces[space_id].zap(pages[at[spaces[at] == space_id]])
-        outcome = self.machine.write_faults(spaces[at], pages[at])
-        found = OF_OUTCOME[outcome]
-        found[outcome == Outcome.NO_FAULT] = Verdict.RACED
-        verdict[at] = found
-
-    def _write(
-        self,
-        at: NDArray[np.intp] | None,
-        spaces: NDArray[np.int32],
-        pages: NDArray[np.int64],
-        decided: NDArray[np.int8],
-        verdict: NDArray[np.int8],
-    ) -> None:
-        if at is not None:
-            if not len(at):
-                return
-            spaces, pages, decided = spaces[at], pages[at], decided[at]
-        outcome = self.machine.write_faults(spaces, pages, decided=decided)
-        found = OF_OUTCOME[outcome]
-        copied = decided == Outcome.COPIED
-        surprising = copied & (
-            (outcome == Outcome.ZERO_FILLED) | (outcome == Outcome.NO_FAULT) | (outcome == Outcome.REUSED)
-        )
-        if surprising.any():
-            # The kernel copied a page that the replay did not know as shared: its word stands.
-            found[surprising] = Verdict.COPIED
-            self.unforeseen += int(np.count_nonzero(surprising))
-        again = (outcome == Outcome.NO_FAULT) & ~surprising
-        if again.any():
-            found[again] = _raced(spaces, pages, again)
-        if at is None:
-            verdict[:] = found
-        else:
-            verdict[at] = found
-
-    def _find_mappings(
-        self, spaces: NDArray[np.int32], pages: NDArray[np.int64], out: NDArray[np.int32]
-    ) -> None:
-        for space_id in _unique(spaces):
-            if space_id == NONE:
-                continue
-            space = self.machine.spaces[space_id]
-            where = (
-                slice(None)
-                if len(spaces) and (spaces == space_id).all()
-                else np.flatnonzero(spaces == space_id)
-            )
-            rows = space.mappings.lookup(pages[where])
-            if (rows < 0).any() and self._grow_stack(space, pages[where][rows < 0]):
-                rows = space.mappings.lookup(pages[where])
-            tags = space.mappings.tag
-            out[where] = np.where(rows < 0, NONE, tags[rows]) if len(tags) else NONE
-
-    def _grow_stack(self, space: AddressSpace, pages: NDArray[np.int64]) -> bool:
-        """A stack grows without an event: what lies within its limit below it belongs to it."""
-        names = self.tables["mappings"]["name"]
-        for start, tag in zip(space.mappings.start.tolist(), space.mappings.tag.tolist(), strict=True):
-            if names[tag] != STACK:
-                continue
-            below = pages[(pages < start) & (pages >= start - STACK_PAGES)]
-            if len(below):
-                lowest = int(below.min())
-                protection = Protection.READ | Protection.WRITE
-                space.map(lowest, start - lowest, protection=protection, tag=tag, keep_entries=True)
-                return True
-        return False
-
-    def _guess(
-        self,
-        spaces: NDArray[np.int32],
-        pages: NDArray[np.int64],
-        access: NDArray[np.uint8],
-        which: NDArray[np.bool_],
-    ) -> NDArray[np.uint8]:
-        """Access bits where the event did not tell them, from what the replay knows of the page."""
-        access = access.copy()
-        for space_id in _unique(spaces[which]):
-            at = np.flatnonzero(which & (spaces == space_id))
-            space = self.machine.spaces[space_id]
-            states, rows = space.page_states(pages[at]), space.mappings.lookup(pages[at])
-            anonymous = (
-                (rows >= 0) & (space.mappings.kind[rows] == Backing.ANONYMOUS)
-                if len(space.mappings)
-                else rows < -1
-            )
-            bits = np.where(
-                states.present, Access.PRESENT | Access.WRITE, np.where(anonymous, Access.WRITE, 0)
-            )
-            access[at] = bits.astype(np.uint8) | Access.USER
-        return access
 
     # --- steps ---
 
@@ -341,12 +180,17 @@ class _Engine:
         seen = self._install_shared(parent, child, time, space)
         born = self.machine.fork(space.id)
         self.space_of[child] = born.id
+        counted = int(table["anonymous_pages"][row])
+        unseen = max(counted - born.shared_at_fork, 0)
+        self.batch.unseen.pop(space.id, None)
+        if unseen:
+            self.batch.unseen |= {space.id: unseen, born.id: unseen}
         self.forks.append(
             ForkShare(
                 parent=parent,
                 child=child,
                 time_ns=time,
-                kernel_pages=int(table["anonymous_pages"][row]),
+                kernel_pages=counted,
                 replay_pages=born.shared_at_fork,
                 seen=seen,
                 before_start=False,
@@ -426,7 +270,7 @@ class _Engine:
             return
         if (census.group != NONE).any() or (self.relatives and not len(space.present_pages())):
             self._set_up(census, space)
-        else:
+        elif row in self.last_usable:
             self._reconcile(census, space)
 
     def _set_up(self, census: Census, space: AddressSpace) -> None:
@@ -434,7 +278,7 @@ class _Engine:
         self._map_from_table(census, space)
         space.install(census.pages[census.exclusive], exclusive=True)
         self.pending.append(census)
-        expected = {int(p) for p in self.initial if self.censuses.last_row(int(p)) != NONE}
+        expected = {int(p) for p in self.initial if self.censuses.has(int(p))}
         if {each.process for each in self.pending} >= expected:
             self._share(self.pending)
             self.pending = []
@@ -477,9 +321,9 @@ class _Engine:
                 )
 
     def _reconcile(self, census: Census, space: AddressSpace) -> None:
-        """Compare with a census, but for pages that changed while it was taken; the last one counts."""
+        """Compare with a census, but for pages that changed while it was taken."""
         known = space.present_pages()
-        if not len(known) or self._forks_during(census):
+        if not len(known):
             return
         states = space.page_states(known)
         known, count = known[states.anon], states.map_count[states.anon]
@@ -494,7 +338,7 @@ class _Engine:
             pages=len(both),
             replay_private=int(np.count_nonzero(count[in_known] == 1)),
             census_private=int(np.count_nonzero(census.exclusive[in_census])),
-            replay_copies=int(self.copies[census.process]),
+            replay_copies=int(self.batch.copies[census.process]),
             vanished=len(known) - len(both),
         )
 
@@ -502,17 +346,6 @@ class _Engine:
         part = slice(*np.searchsorted(self.faults["time_ns"], (census.time_ns, census.until_ns)).tolist())
         pages: NDArray[np.int64] = (self.faults["address"][part] >> np.uint64(PAGE_SHIFT)).astype(np.int64)
         return pages
-
-    def _forks_during(self, census: Census) -> bool:
-        """A fork or an exit while pages were looked at: no instant that the replay could be compared with."""
-        for table, names in (("forks", ("parent", "child")), ("operations", ("process",))):
-            columns = self.tables[table]
-            within = (columns["time_ns"] >= census.time_ns) & (columns["time_ns"] <= census.until_ns)
-            if table == "operations":
-                return bool((within & np.isin(columns["operation"], (Operation.EXEC, Operation.EXIT))).any())
-            if any((within & (columns[name] == census.process)).any() for name in names):
-                return True
-        return False
 
     # --- the end ---
 
@@ -543,19 +376,11 @@ class _Engine:
         ]
 
 
-def _raced(spaces: NDArray[np.int32], pages: NDArray[np.int64], again: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """Faults that found nothing to do: RACED where the batch has an earlier one of the same page."""
-    key = (spaces.astype(np.int64) << 52) | pages
-    _, first = np.unique(key, return_index=True)
-    repeated = np.ones(len(pages), bool)
-    repeated[first] = False
-    return np.where(repeated[again], np.int8(Verdict.RACED), np.int8(Verdict.UNKNOWN))
-
-
-def _unique(spaces: NDArray[np.int32]) -> list[int]:
-    if not len(spaces):
-        return []
-    return [int(spaces[0])] if (spaces == spaces[0]).all() else np.unique(spaces).tolist()
+def _disturbances(tables: dict[str, Columns]) -> NDArray[np.int64]:
+    """Times of forks, execs and exits, ascending: at those, pages change hands without a fault."""
+    operations = tables["operations"]
+    ends = np.isin(operations["operation"], (Operation.EXEC, Operation.EXIT))
+    return np.sort(np.concatenate([tables["forks"]["time_ns"], operations["time_ns"][ends]]).astype(np.int64))
 
 
 def _ranges(operations: Columns, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -114,6 +114,7 @@ class Replay:
 
     `overruled`: faults where the kernel's allocations said otherwise than the vm's rules; the kernel's word
     was taken. `unforeseen`: copies that the kernel made of pages that the replay did not know as shared.
+    `assumed`: writes without an allocation to unknown pages, taken as reuse since a fork shared pages unseen.
     """
 
     verdict: NDArray[np.int8]
@@ -123,3 +124,4 @@ class Replay:
     reconciliations: tuple[Reconciliation, ...]
     overruled: int
     unforeseen: int
+    assumed: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +21,9 @@ from cowscope.recording.schema import NONE
 
 SCHEMA = "cowscope.show"
 SCHEMA_VERSION = "1.0"
+
+_OFFSET = re.compile(r"\+0x[0-9a-f]+")
+"""Stands for the name of a function in a stripped file."""
 
 _GROUP_FIELDS = (
     "name",
@@ -96,4 +100,4 @@ def _printable(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = escaped(value)
-    return "'" + text if text[:1] in ("=", "+", "-", "@") and not text.startswith("+0x") else text
+    return "'" + text if text[:1] in ("=", "+", "-", "@") and not _OFFSET.fullmatch(text) else text

@@ -104,8 +104,13 @@ def _group_cells(by: By, group: Group) -> tuple[str, ...]:
         _count(group.reused),
         _count(group.new),
         *extra,
-        escaped(group.detail),
+        escaped(_short_file(group.detail) if by is By.FUNCTION else group.detail),
     )
+
+
+def _short_file(path: str) -> str:
+    """The name alone: a function's file is known by it, and the full path stands in the JSON."""
+    return path.rpartition("/")[2] or path
 
 
 def _count(n: int) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
-
-_UNSAFE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-
 
 def escaped(text: str) -> str:
     r"""`text` with everything that is not plainly visible written as an escape; a backslash is doubled.
+
+    Distinct texts stay distinct.
 
     >>> escaped("\x1b[31mred\n")
     '\\x1b[31mred\\n'
@@ -23,18 +21,15 @@ def escaped(text: str) -> str:
 def _escape(character: str) -> str:
     if character == "\\":
         return "\\\\"
-    if unicodedata.category(character) in _UNSAFE:
-        return (
-            character.encode("unicode_escape").decode()
-            if not _surrogate(character)
-            else f"\\x{ord(character) & 0xFF:02x}"
-        )
-    return character
-
-
-def _surrogate(character: str) -> bool:
-    """A byte that was no UTF-8, as Python decodes it."""
-    return 0xDC80 <= ord(character) <= 0xDCFF
+    if character.isprintable():
+        return character
+    number = ord(character)
+    if 0xDC80 <= number <= 0xDCFF:
+        # A byte that was no UTF-8, as Python decodes it: \xNN above 7f stands for such bytes alone.
+        return f"\\x{number & 0xFF:02x}"
+    if 0x80 <= number <= 0xFF:
+        return f"\\u{number:04x}"
+    return character.encode("unicode_escape").decode()
 
 
 def shortened(text: str, width: int) -> str:
@@ -46,4 +41,4 @@ def shortened(text: str, width: int) -> str:
     if len(text) <= width:
         return text
     tail = (width - 1) * 11 // 20
-    return text[: width - 1 - tail] + "…" + text[-tail:]
+    return text[: width - 1 - tail] + "…" + text[len(text) - tail :]

@@ -271,8 +271,8 @@ def _left_earlier(frames: Ints, time: Ints, leaves: Bools | None) -> Counts:
         return np.zeros(1, np.int32)
     keys = np.sort((frames << _TIME_BITS) | time)
     frame, when = keys >> _TIME_BITS, keys & ((1 << _TIME_BITS) - 1)
-    left = np.ones(len(keys), np.int32)
-    by_time = np.zeros(int(time.max()) + 1, np.int32)
+    left: Counts = np.ones(len(keys), np.int32)
+    by_time: Counts = np.zeros(int(time.max()) + 1, np.int32)
     if leaves is not None:
         by_time[time] = leaves
         left = by_time[when]
