@@ -323,4 +323,4 @@ def _map_cached(memory: Memory, found: _Located, at: Ints, bits: np.uint64 | Ent
         place = slice(*at.searchsorted((part[0], part[-1] + 1)).tolist())
         frames[place] = memory.cache.fetch(*space.mappings.backing(found.pages[part]))
     memory.frames.map(frames)
-    memory.tables.entries[found.slots[at]] = entries_for(frames, 0) | bits
+    memory.tables.entries[found.slots[at]] = entries_for(frames, bits)

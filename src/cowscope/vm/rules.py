@@ -26,10 +26,9 @@ from enum import IntEnum, IntFlag
 from itertools import product
 
 import numpy as np
-import numpy.typing as npt
 
 from cowscope.vm import entry
-from cowscope.vm.columns import Entries, Ints, Outcomes
+from cowscope.vm.columns import Bytes, Entries, Ints, Outcomes
 
 
 class Outcome(IntEnum):
@@ -129,20 +128,26 @@ for _has in product((False, True), repeat=5):
         _WRITE_TABLE[_place] = _write_rule(_has, _frame)
 
 
-def classify_writes(mapping_flags: Ints, entries: Entries, frame_flags: npt.NDArray[np.integer]) -> Outcomes:
+# Operands as arrays, as in `cowscope.vm.entry`.
+_ONE, _FOUR, _SIX = np.array(1), np.array(4), np.array(6)
+_MAPPING_BITS, _FRAME_BITS = np.array(0b1101), np.array(15)
+_ENTRY_BITS: Entries = np.array(entry.PRESENT | entry.WRITABLE, np.uint64)
+
+
+def classify_writes(mapping_flags: Ints, entries: Entries, frame_flags: Bytes) -> Outcomes:
     """The outcome of a write fault on each page, `UNDECIDED` (-1) where the policy decides.
 
     The arrays lie side by side: the flags of the page's mapping (0: no mapping), its entry, and the flags of
     the frame that the entry names.
 
     >>> private = np.array([MappingFlag.READ | MappingFlag.WRITE])
-    >>> Outcome(classify_writes(private, np.array([0], np.uint64), np.array([FrameFlag.ZERO]))[0]).name
+    >>> Outcome(classify_writes(private, np.array([0], np.uint64), np.array([FrameFlag.ZERO], np.uint8))[0]).name
     'ZERO_FILLED'
     """
-    place = (mapping_flags >> 1) & 0b1101
-    place |= (entries & (entry.PRESENT | entry.WRITABLE)).view(np.int64) << 4
-    # The flags come as bytes: shifted as they are, all but the lowest two would fall off.
-    place |= (frame_flags & 15).astype(np.int64) << 6
+    place = (mapping_flags >> _ONE) & _MAPPING_BITS
+    place |= (entries & _ENTRY_BITS).view(np.int64) << _FOUR
+    # Widened first: eight bits would lose what the shift moves up.
+    place |= (frame_flags.astype(np.int64) & _FRAME_BITS) << _SIX
     outcomes: Outcomes = _WRITE_TABLE[place]
     return outcomes
 

@@ -135,12 +135,12 @@ class AddressSpace:
         end = start_page + n_pages
         flags = int(protection) | _SHARED * shared | int(MappingFlag.FILE) * (kind == Kind.FILE)
         old = self.mappings.clipped(start_page, end)
+        new = MappingRecord(start_page, end, flags, tag, file, offset)
         if keep_entries:
-            return self._adopt(MappingRecord(start_page, end, flags, tag, file, offset), old)
+            return self._adopt(new, old)
         dropped = self.unmap(start_page, n_pages) if old else Dropped()
-        if not file and flags & (_SHARED | int(MappingFlag.FILE)):
-            file = self.memory.cache.new_object()
-        self._insert(MappingRecord(start_page, end, flags, tag, file, offset))
+        object_, offset = self._backing(new, [])
+        self._insert(replace(new, object=object_, offset=offset))
         return dropped
 
     def _insert(self, new: MappingRecord) -> None:
@@ -154,20 +154,27 @@ class AddressSpace:
         for record in old:
             if record not in alike:
                 dropped = _sum(dropped, self.discard(record.start, record.end - record.start))
-        flags, object_, offset = new.flags, new.object, new.offset
+        flags = new.flags
         for record in alike:
             flags |= record.flags & (_ANON_VMA | _ADVICE)
-        if not object_ and flags & (_SHARED | int(MappingFlag.FILE)):
-            backed = [record for record in alike if record.object]
-            object_ = backed[0].object if backed else self.memory.cache.new_object()
-            offset = backed[0].offset - (backed[0].start - new.start) if backed else 0
-        self._insert_over(MappingRecord(new.start, new.end, flags, new.tag, object_, offset), old)
+        object_, offset = self._backing(new, alike)
+        self._insert(MappingRecord(new.start, new.end, flags, new.tag, object_, offset))
+        self._hide(old)
         self._reprotect(new.start, new.end, flags)
         return dropped
 
-    def _insert_over(self, new: MappingRecord, old: list[MappingRecord]) -> None:
-        self._insert(new)
-        self._hide(old)
+    def _backing(self, new: MappingRecord, known: list[MappingRecord]) -> tuple[int, int]:
+        """What backs `new`, and from which page on: as it says, else what backs `known`, else a new object.
+
+        A new object's pages have the numbers of the addresses, so that the mapping can grow both ways.
+        """
+        if new.object or not new.flags & (_SHARED | int(MappingFlag.FILE)):
+            return new.object, new.offset
+        for record in known:
+            offset = record.offset - record.start + new.start
+            if record.object and offset >= 0:
+                return record.object, offset
+        return self.memory.cache.new_object(), new.start
 
     def _hide(self, gone: list[MappingRecord]) -> None:
         backed = [record for record in gone if record.object]
@@ -238,9 +245,11 @@ class AddressSpace:
     def protect(self, start_page: int, n_pages: int, protection: Protection | int) -> None:
         """Change what the range allows (mprotect); parts that no mapping holds are left out."""
         end = start_page + n_pages
-        self.mappings.update(start_page, end, clear=PROTECTION_BITS, add=int(protection))
-        for record in self.mappings.clipped(start_page, end):
-            self._reprotect(record.start, record.end, record.flags)
+        for old in self.mappings.clipped(start_page, end):
+            flags = old.flags & ~PROTECTION_BITS | int(protection)
+            if flags != old.flags:
+                self.mappings.update(old.start, old.end, clear=PROTECTION_BITS, add=int(protection))
+                self._reprotect(old.start, old.end, flags)
 
     def _reprotect(self, start: int, end: int, flags: int) -> None:
         _, slots = self.table.occupied(start, end)
@@ -291,8 +300,8 @@ class AddressSpace:
 
     def vacant(self, pages: Ints) -> tuple[Bools, Ints]:
         """True where a page may get an anonymous frame from outside, and the slots of those pages."""
-        flags = self.mappings.flags_at(pages)
-        chosen = (flags != 0) & ((flags & _SHARED) == 0)
+        held = self.mappings.lookup(pages) >= 0
+        chosen = held & ((self.mappings.flags_at(pages) & _SHARED) == 0)
         slots = np.zeros(len(pages), np.int64)
         slots[chosen] = self.table.slots(pages[chosen], create=True)
         chosen &= self.memory.tables.entries[slots] == 0

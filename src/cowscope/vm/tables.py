@@ -68,7 +68,7 @@ class PageTables:
         return rows + list(fresh)
 
     def _grow(self) -> None:
-        n_rows = max(self._n_ever, len(self.entries) // LEAF_SIZE * 3 // 2)
+        n_rows = max(self._n_ever, len(self.entries) // LEAF_SIZE * 2)
         larger: Entries = np.zeros(n_rows * LEAF_SIZE, np.uint64)
         larger[: len(self.entries)] = self.entries
         self.entries = larger
