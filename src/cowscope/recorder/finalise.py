@@ -57,7 +57,9 @@ def build(directory: Path, *, recovered: bool = False) -> tuple[dict[str, Column
         _feed(timeline, item)
     timeline.close()
     end = chunks[-1][0] if chunks[-1][0]["kind"] == "end" else {}
-    faults = read_faults(raw, start)
+    ended = str(end.get("ended", ""))
+    broke_off = not end or ended == "disk" or ended.startswith("write error")
+    faults = read_faults(raw, start, whole=not broke_off)
     _set_status(timeline, end)
     tables = _tables(timeline, faults, chunks)
     return tables, _meta(start, end, lost, faults, raw, recovered=recovered)

@@ -94,8 +94,12 @@ def read_records(raw: Path) -> tuple[list[Record], dict[str, int]]:
     return found, lost
 
 
-def read_faults(raw: Path, start: Mapping[str, Any]) -> RawFaults:
-    """The faults of all CPUs; `start` is the journal's first chunk."""
+def read_faults(raw: Path, start: Mapping[str, Any], *, whole: bool = True) -> RawFaults:
+    """The faults of all CPUs; `start` is the journal's first chunk.
+
+    Where the recording broke off (not `whole`), the rings had not been drained to the same instant: what the
+    faults after the last allocation of their CPU allocated is not known.
+    """
     software = start["source"] == "software"
     dtype = SOFTWARE_SAMPLE if software else _tracepoint_sample(start["events"])
     watched = ALLOCATION_EVENT in start["events"]
@@ -106,6 +110,9 @@ def read_faults(raw: Path, start: Mapping[str, Any]) -> RawFaults:
         pages = read_bytes(raw / f"{Channel.PAGE.value}{file.suffix}") if watched else np.empty(0, np.uint8)
         found = _columns(pages, PAGE_SAMPLE, Channel.PAGE, lost)
         sign = matched(columns, found) if watched else np.zeros(len(columns["time"]), np.uint8)
+        if watched and not whole:
+            last = found["time"][-1] if len(found["time"]) else 0
+            sign[columns["time"] > last] = Allocation.NOT_WATCHED
         if software:
             columns["error"] = np.full(len(sign), Access.UNKNOWN | Access.USER, np.uint8)
         parts.append({**columns, "allocation": sign})
