@@ -143,7 +143,7 @@ def _grouped(
     if count == 1 or (ids == ids[0]).all():
         return [(spaces[int(ids[0])], slice(0, count))], None
     # A stable sort of 16-bit integers is a radix sort; ids beyond that take the slower way.
-    time = (ids.astype(np.uint16) if int(ids.max()) < 1 << 16 else ids).argsort(kind="stable")
+    time = (ids.astype(np.uint16) if int(np.max(ids)) < 1 << 16 else ids).argsort(kind="stable")
     sorted_ids = ids[time]
     borders = np.flatnonzero(sorted_ids[1:] != sorted_ids[:-1]) + 1
     starts, stops = [0, *borders.tolist()], [*borders.tolist(), count]
@@ -272,7 +272,7 @@ def _left_earlier(frames: Ints, time: Ints, leaves: Bools | None) -> Counts:
     keys = np.sort((frames << _TIME_BITS) | time)
     frame, when = keys >> _TIME_BITS, keys & ((1 << _TIME_BITS) - 1)
     left: Counts = np.ones(len(keys), np.int32)
-    by_time: Counts = np.zeros(int(time.max()) + 1, np.int32)
+    by_time: Counts = np.zeros(int(np.max(time)) + 1, np.int32)
     if leaves is not None:
         by_time[time] = leaves
         left = by_time[when]
