@@ -9,13 +9,18 @@ from tests.replay.recorded import OWN, SHARED, Recorded
 from cowscope.recording.schema import Allocation, Operation
 from cowscope.replay.census import Census
 from cowscope.replay.forks import Window, shared_pages
+from cowscope.replay.verdicts import Verdict
 
 NOTHING = np.zeros(0, np.int64)
 RANGES = np.zeros((0, 2), np.int64)
 
 
-def looked(**happened: object) -> tuple[list[int], list[int]]:
-    """A census that finds page 16 mapped twice and pages 17, 18 once; the replay knows nothing of them."""
+def looked(**happened: object) -> tuple[list[int], list[int], list[int]]:
+    """A census that finds page 16 mapped twice and pages 17, 18 once; the replay knows nothing of them.
+
+    Gives what was shared, what is doubtful, and what had vanished.
+    """
+    in_file = np.isin([16, 17, 18], np.asarray(happened.pop("in_file", NOTHING)))
     known = np.asarray(happened.pop("known", NOTHING), np.int64)
     nothing: dict[str, object] = {
         "written": NOTHING,
@@ -26,31 +31,34 @@ def looked(**happened: object) -> tuple[list[int], list[int]]:
         "others_left": False,
     }
     census = Census(1, 110, 120, np.array([16, 17, 18]), np.array([False, True, True]), np.full(3, -1))
-    shared, vanished = shared_pages(census, known, Window(**{**nothing, **happened}))  # type: ignore[arg-type]
-    return shared.tolist(), vanished.tolist()
+    found = shared_pages(census, known, in_file, Window(**{**nothing, **happened}))  # type: ignore[arg-type]
+    return found.certain.tolist(), found.doubtful.tolist(), found.vanished.tolist()
 
 
 @pytest.mark.parametrize(
-    ("happened", "shared"),
+    ("happened", "shared", "doubtful"),
     [
-        ({}, [16]),
-        ({"known": [17]}, [16, 17]),
-        ({"copied": np.array([17])}, [16, 17]),
-        ({"written": np.array([17])}, [16]),
-        ({"written_by_others": np.array([18])}, [16, 18]),
-        ({"dropped_by_others": np.array([[18, 30]])}, [16, 18]),
-        ({"others_left": True}, [16, 17, 18]),
+        ({}, [16], []),
+        ({"known": [17]}, [16, 17], []),
+        ({"copied": np.array([17])}, [16, 17], []),
+        ({"copied": np.array([17]), "in_file": [17]}, [16], [17]),
+        ({"written": np.array([17])}, [16], []),
+        ({"written_by_others": np.array([18])}, [16, 18], []),
+        ({"dropped_by_others": np.array([[18, 30]])}, [16, 18], []),
+        ({"others_left": True}, [16], [17, 18]),
     ],
 )
-def test_which_pages_were_shared_at_the_fork(happened: dict[str, object], shared: list[int]) -> None:
+def test_which_pages_were_shared_at_the_fork(
+    happened: dict[str, object], shared: list[int], doubtful: list[int]
+) -> None:
     """Mapped twice; or once, with a reason for it since the fork. Otherwise it is the child's own."""
-    assert looked(**happened) == (shared, [])
+    assert looked(**happened) == (shared, doubtful, [])
 
 
 def test_a_known_page_that_the_child_lacks_had_been_lost_before() -> None:
     """Unless the child dropped it meanwhile."""
-    assert looked(known=[16, 20, 21]) == ([16], [20, 21])
-    assert looked(known=[16, 20, 21], dropped=np.array([[20, 21]])) == ([16], [21])
+    assert looked(known=[16, 20, 21]) == ([16], [], [20, 21])
+    assert looked(known=[16, 20, 21], dropped=np.array([[20, 21]])) == ([16], [], [21])
 
 
 def test_a_copy_between_fork_and_census() -> None:
@@ -90,3 +98,15 @@ def test_a_census_after_the_childs_exec_tells_nothing_of_the_fork() -> None:
     recorded.census(110, 1, (16, 9, OWN))
     (share,) = recorded.replay().forks
     assert (share.seen, share.replay_pages) == (False, 0)
+
+
+@pytest.mark.parametrize(("counted", "verdict"), [(1, Verdict.COPIED), (0, Verdict.COPIED_FROM_FILE)])
+def test_the_kernels_count_settles_what_is_doubtful(counted: int, verdict: Verdict) -> None:
+    """The child's early copy in a private file mapping: of the fork if the kernel counted it, else of the file."""
+    recorded = Recorded()
+    recorded.process(0)
+    recorded.map(0, 0, file=True, name="/bin/data")
+    recorded.fork(100, 0, 1, pages=counted)
+    recorded.fault(105, 1, 16, allocation=Allocation.PAGE)
+    recorded.census(110, 1, (16, 1, OWN))
+    assert recorded.verdicts() == [verdict]

@@ -179,10 +179,10 @@ class _Engine:
         if table["shares_memory"][row]:
             self.space_of[child] = space.id
             return
-        seen = self._install_shared(parent, child, time, space)
+        counted = int(table["anonymous_pages"][row])
+        seen = self._install_shared(parent, child, time, space, counted)
         born = self.machine.fork(space.id)
         self.space_of[child] = born.id
-        counted = int(table["anonymous_pages"][row])
         unseen = max(counted - born.shared_at_fork, 0)
         self.batch.unseen.pop(space.id, None)
         if unseen:
@@ -199,7 +199,7 @@ class _Engine:
             )
         )
 
-    def _install_shared(self, parent: int, child: int, time: int, space: AddressSpace) -> bool:
+    def _install_shared(self, parent: int, child: int, time: int, space: AddressSpace, counted: int) -> bool:
         """Bring the parent's space to what it must have held at the fork; whether the child was seen."""
         census = self.censuses.first_after(child, time, self._next_exec(child, time))
         if census is None:
@@ -210,10 +210,17 @@ class _Engine:
         present = space.present_pages()
         known = present[space.page_states(present).anon] if len(present) else present
         window = self._window(parent, child, time, census)
-        shared, vanished = shared_pages(census, known, window)
-        if len(vanished):
-            space.zap(vanished)
-        space.install(shared, exclusive=True)
+        rows = space.mappings.lookup(census.pages)
+        in_file = (
+            (space.mappings.kind[rows] == Backing.FILE) & (rows >= 0) if len(space.mappings) else rows >= 0
+        )
+        found = shared_pages(census, known, in_file, window)
+        if len(found.vanished):
+            space.zap(found.vanished)
+        space.install(found.certain, exclusive=True)
+        total = len(known) - len(found.vanished) + int(np.count_nonzero(~np.isin(found.certain, known)))
+        if counted == NONE or abs(total + len(found.doubtful) - counted) < abs(total - counted):
+            space.install(found.doubtful, exclusive=True)
         return True
 
     def _next_exec(self, process: int, time: int) -> int:

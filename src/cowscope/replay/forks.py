@@ -8,9 +8,13 @@ recorded). With A the anonymous pages of the census:
 |---|---|
 | the replay knows it in the parent | yes |
 | mapped more than once | yes (the child has not forked yet) |
-| mapped once, the child's write was seen to copy | yes |
-| mapped once, somebody else wrote or dropped it meanwhile, or left | yes |
+| mapped once, somebody else wrote or dropped it meanwhile | yes |
+| mapped once, the child's write was seen to copy, no file behind it | yes |
+| mapped once, the child's write was seen to copy, a file behind it | doubtful: the copy may be of the file |
+| mapped once, somebody else left meanwhile | doubtful: it may have held the page too |
 | mapped once, otherwise | no: the child's own, new |
+
+The kernel's own count of the fork settles whether the doubtful ones belong to it (the caller knows it).
 
 And a page that the replay knows in the parent, but the census does not: the child dropped it meanwhile if an
 operation of it says so; else the parent had lost it before, unseen.
@@ -40,21 +44,31 @@ class Window:
     others_left: bool
 
 
-def shared_pages(census: Census, known: Pages, window: Window) -> tuple[Pages, Pages]:
-    """The pages that parent and child shared, and those that the parent no longer had; both ascending.
+@dataclass(frozen=True)
+class Shared:
+    """Pages, each ascending: shared, doubtful, and known ones that the parent no longer had at the fork."""
 
-    `known` are the anonymous pages that the replay knows in the parent, ascending.
+    certain: Pages
+    doubtful: Pages
+    vanished: Pages
+
+
+def shared_pages(census: Census, known: Pages, in_file: NDArray[np.bool_], window: Window) -> Shared:
+    """Sort the pages of the census by the table above.
+
+    `known` are the anonymous pages that the replay knows in the parent, ascending; `in_file` tells for each page of
+    the census whether its mapping has a file behind it.
     """
     pages = census.pages
     is_known = np.isin(pages, known, assume_unique=True)
-    shared = is_known | ~census.exclusive | np.isin(pages, window.copied)
-    if window.others_left:
-        shared[:] = True
-    elif not shared.all():
+    copied = np.isin(pages, window.copied)
+    shared = is_known | ~census.exclusive | (copied & ~in_file)
+    if not shared.all():
         shared |= np.isin(pages, window.written_by_others) | _within(pages, window.dropped_by_others)
+    doubtful = ~shared & (copied | window.others_left)
     absent = known[~np.isin(known, pages, assume_unique=True)]
     vanished = absent[~_within(absent, window.dropped)]
-    return pages[shared], vanished
+    return Shared(pages[shared], pages[doubtful], vanished)
 
 
 def _within(pages: Pages, ranges: Pages) -> NDArray[np.bool_]:
