@@ -43,8 +43,8 @@ def looked(**happened: object) -> tuple[list[int], list[int], list[int]]:
         ({"copied": np.array([17])}, [16, 17], []),
         ({"copied": np.array([17]), "in_file": [17]}, [16], [17]),
         ({"written": np.array([17])}, [16], []),
-        ({"written_by_others": np.array([18])}, [16, 18], []),
-        ({"dropped_by_others": np.array([[18, 30]])}, [16, 18], []),
+        ({"written_by_others": np.array([18])}, [16], [18]),
+        ({"dropped_by_others": np.array([[18, 30]]), "others_left": True}, [16], [18, 17]),
         ({"others_left": True}, [16], [17, 18]),
     ],
 )

@@ -2,7 +2,9 @@
 
     python -m cowscope.demo.prefork [--items N] [--workers N] [--freeze]
 
-Nothing is ever changed by the workers; that pages are copied all the same is what cowscope is about.
+Nothing is ever changed by the workers; that pages are copied all the same is what cowscope is about: reading an
+object counts a reference in it, and the collector writes into the head of every object that can hold others, unless
+the parent has called gc.freeze() before the fork (--freeze).
 """
 
 from __future__ import annotations
@@ -16,14 +18,18 @@ CATALOGUE: list[dict[str, object]] = []
 
 def load(n_items: int) -> None:
     """Fill the catalogue with `n_items` dicts."""
-    CATALOGUE.extend({"id": n, "name": f"item {n}", "price": n % 1000 / 100} for n in range(n_items))
+    CATALOGUE.extend(
+        {"id": n, "name": f"item {n}", "price": n % 1000 / 100, "tags": [n % 7, n % 11]}
+        for n in range(n_items)
+    )
 
 
 def serve(request: int) -> int:
-    """Read every tenth item, as a handler would; now and then the collector runs."""
-    found = sum(1 for item in CATALOGUE[request::10] if item["price"])
-    if request % 4 == 0:
-        gc.collect()
+    """Read a tenth of the catalogue, as a handler would; then the collector runs, as it does now and then."""
+    tenth = len(CATALOGUE) // 10
+    first = request % 10 * tenth
+    found = sum(1 for item in CATALOGUE[first : first + tenth] if item["price"])
+    gc.collect()
     return found
 
 

@@ -219,8 +219,9 @@ class _Engine:
             space.zap(found.vanished)
         space.install(found.certain, exclusive=True)
         total = len(known) - len(found.vanished) + int(np.count_nonzero(~np.isin(found.certain, known)))
-        if counted == NONE or abs(total + len(found.doubtful) - counted) < abs(total - counted):
-            space.install(found.doubtful, exclusive=True)
+        # As many of the doubtful as the kernel counted: how many is certain then, which of them is not.
+        wanted = len(found.doubtful) if counted == NONE else max(counted - total, 0)
+        space.install(found.doubtful[:wanted], exclusive=True)
         return True
 
     def _next_exec(self, process: int, time: int) -> int:

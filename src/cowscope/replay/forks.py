@@ -8,13 +8,13 @@ recorded). With A the anonymous pages of the census:
 |---|---|
 | the replay knows it in the parent | yes |
 | mapped more than once | yes (the child has not forked yet) |
-| mapped once, somebody else wrote or dropped it meanwhile | yes |
 | mapped once, the child's write was seen to copy, no file behind it | yes |
+| mapped once, somebody else wrote or dropped it meanwhile | doubtful: it may be new in both |
 | mapped once, the child's write was seen to copy, a file behind it | doubtful: the copy may be of the file |
 | mapped once, somebody else left meanwhile | doubtful: it may have held the page too |
 | mapped once, otherwise | no: the child's own, new |
 
-The kernel's own count of the fork settles whether the doubtful ones belong to it (the caller knows it).
+The kernel's own count of the fork settles how many of the doubtful ones belong to it (the caller knows it).
 
 And a page that the replay knows in the parent, but the census does not: the child dropped it meanwhile if an
 operation of it says so; else the parent had lost it before, unseen.
@@ -46,7 +46,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Shared:
-    """Pages, each ascending: shared, doubtful, and known ones that the parent no longer had at the fork."""
+    """Pages: shared, doubtful (the likelier first), and known ones that the parent no longer had at the fork."""
 
     certain: Pages
     doubtful: Pages
@@ -63,12 +63,16 @@ def shared_pages(census: Census, known: Pages, in_file: NDArray[np.bool_], windo
     is_known = np.isin(pages, known, assume_unique=True)
     copied = np.isin(pages, window.copied)
     shared = is_known | ~census.exclusive | (copied & ~in_file)
+    doubtful = [pages[:0]]
     if not shared.all():
-        shared |= np.isin(pages, window.written_by_others) | _within(pages, window.dropped_by_others)
-    doubtful = ~shared & (copied | window.others_left)
+        seen_elsewhere = np.isin(pages, window.written_by_others) | _within(pages, window.dropped_by_others)
+        left = ~shared
+        for reason in (seen_elsewhere, copied, np.full(len(pages), window.others_left)):
+            doubtful.append(pages[left & reason])
+            left &= ~reason
     absent = known[~np.isin(known, pages, assume_unique=True)]
     vanished = absent[~_within(absent, window.dropped)]
-    return Shared(pages[shared], pages[doubtful], vanished)
+    return Shared(pages[shared], np.concatenate(doubtful), vanished)
 
 
 def _within(pages: Pages, ranges: Pages) -> NDArray[np.bool_]:
