@@ -112,7 +112,7 @@ def test_codes_of_a_recording_keep_their_numbers() -> None:
     """Format 1.0: other numbers would be another format."""
     assert (schema.FORMAT_MAJOR, schema.FORMAT_MINOR) >= (1, 0)
     assert values(schema.Operation) == {"UNMAP": 1, "DISCARD": 2, "MOVE": 3, "EXEC": 4, "EXIT": 5}
-    assert values(schema.Allocation) == {"NOT_WATCHED": 0, "NONE_SEEN": 1, "PAGE": 2}
+    assert values(schema.Allocation) == {"NOT_WATCHED": 0, "NONE_SEEN": 1, "PAGE": 2, "LATE": 3}
     assert {flag.name: int(flag) for flag in schema.Access} == {
         "PRESENT": 1,
         "WRITE": 2,

@@ -56,6 +56,7 @@ def test_where_untouched_pages_stood_at_the_end() -> None:
     ("allocation", "first", "second"),
     [
         (Allocation.NOT_WATCHED, V.COPIED, V.REUSED),
+        (Allocation.LATE, V.COPIED, V.REUSED),
         (Allocation.PAGE, V.COPIED, V.COPIED),
         (Allocation.NONE_SEEN, V.REUSED, V.REUSED),
     ],

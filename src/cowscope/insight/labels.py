@@ -62,9 +62,7 @@ def doubts(meta: Meta, replay: Replay, faults: Columns) -> Doubts:
         estimate.append("page allocations were not watched: copy or reuse follows the rules of Linux alone")
     guessed = _decided_by_rule(replay, faults) if meta.kernel_allocations else 0
     if guessed:
-        estimate.append(
-            f"at most {guessed:,} pages off: so many faults were decided by rule, their allocation came too late"
-        )
+        estimate.append(f"at most {guessed:,} pages off: so many faults were decided by rule alone")
     for channel in ("task", "map", "page"):
         if meta.lost.get(channel):
             estimate.append(f"{meta.lost[channel]:,} {channel} events were lost")
@@ -76,6 +74,12 @@ def doubts(meta: Meta, replay: Replay, faults: Columns) -> Doubts:
 
 
 def _decided_by_rule(replay: Replay, faults: Columns) -> int:
-    """Faults on shared pages for which the kernel's allocation was not known."""
-    shared = (replay.verdict == Verdict.COPIED) | (replay.verdict == Verdict.REUSED)
-    return int(np.count_nonzero(shared & (faults["allocation"] == Allocation.NOT_WATCHED)))
+    """Faults on shared pages for which a rule had to stand in for the kernel's allocation.
+
+    A late allocation and a rule that says copied agree; where the rule says reused, the page must have been for
+    something else, and that is the rule's word alone.
+    """
+    copied, reused = replay.verdict == Verdict.COPIED, replay.verdict == Verdict.REUSED
+    silent = faults["allocation"] == Allocation.NOT_WATCHED
+    late = faults["allocation"] == Allocation.LATE
+    return int(np.count_nonzero(((copied | reused) & silent) | (reused & late)))

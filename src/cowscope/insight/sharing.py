@@ -88,9 +88,14 @@ def sharing(meta: Meta, replay: Replay, tables: dict[str, Columns]) -> Sharing:
         if replay.assumed
         else ()
     )
+    unforeseen = (
+        (f"at most {replay.unforeseen:,} pages off: so many copies the replay did not foresee",)
+        if replay.unforeseen
+        else ()
+    )
     totals = Totals(
         shared_at_fork=_shared(replay, meta, fork_doubts),
-        copied=common.figure(int(counts[Verdict.COPIED]), missing=unexplained),
+        copied=common.figure(int(counts[Verdict.COPIED]), estimate=unforeseen, missing=unexplained),
         reused=common.figure(int(counts[Verdict.REUSED]), estimate=assumed, missing=open_),
         still_shared=_fate_figure(
             sum(f.still_shared for f in replay.fates), common, fork_doubts + state_doubts

@@ -53,6 +53,7 @@ class Allocation(IntEnum):
     NOT_WATCHED = 0
     NONE_SEEN = 1
     PAGE = 2
+    LATE = 3
 
 
 class PageState(IntFlag):
@@ -156,7 +157,11 @@ TABLES: Mapping[str, tuple[Column, ...]] = MappingProxyType(
             ("address", "UBIGINT", "the address that was accessed"),
             ("code", "INTEGER", "key into symbols: the accessing instruction"),
             ("access", "UTINYINT", "1 page was present, 2 write, 4 by user code, 128 the kernel did not say"),
-            ("allocation", "UTINYINT", "0 not watched, 1 no page was allocated, 2 a page was, not zeroed"),
+            (
+                "allocation",
+                "UTINYINT",
+                "0 not watched, 1 no page was allocated, 2 a page was, not zeroed, 3 one was, but late or on another CPU",
+            ),
         ),
         "operations": _table(
             ("time_ns", "BIGINT", "when"),

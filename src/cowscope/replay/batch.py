@@ -7,7 +7,7 @@ pages: a page is read before it is written, never the other way round.
 |---|---|
 | write to a present page, allocation seen | write, imposed: copied |
 | write to a present page, no allocation | write, imposed: not copied |
-| write to a present page, not watched | write, the policy decides |
+| write to a present page, allocation late or not watched | write, the policy decides |
 | write to an absent page | whatever stood there dropped, then write |
 | read of an absent page | read |
 | access not told (software event) | write if the page is read-only or anonymous, else read |
@@ -28,7 +28,7 @@ STACK = "[stack]"
 STACK_PAGES = 2048
 """How far a stack may have grown below what was last seen of it: RLIMIT_STACK's 8 MiB."""
 
-_DECIDED = np.array([-1, Outcome.REUSED, Outcome.COPIED], np.int8)
+_DECIDED = np.array([-1, Outcome.REUSED, Outcome.COPIED, -1], np.int8)
 """What the vm is told, by `Allocation`."""
 
 
