@@ -8,7 +8,7 @@ import numpy as np
 
 from cowscope.insight.labels import Doubts, Figure, doubts
 from cowscope.recording.meta import Meta
-from cowscope.recording.schema import Columns
+from cowscope.recording.schema import Allocation, Columns
 from cowscope.replay.verdicts import ForkShare, Replay, Verdict
 
 
@@ -88,6 +88,7 @@ def sharing(meta: Meta, replay: Replay, tables: dict[str, Columns]) -> Sharing:
         if replay.assumed
         else ()
     )
+    hidden = _hidden_copies(meta, replay, tables["faults"])
     unforeseen = (
         (f"at most {replay.unforeseen:,} pages off: so many copies the replay did not foresee",)
         if replay.unforeseen
@@ -95,7 +96,7 @@ def sharing(meta: Meta, replay: Replay, tables: dict[str, Columns]) -> Sharing:
     )
     totals = Totals(
         shared_at_fork=_shared(replay, meta, fork_doubts),
-        copied=common.figure(int(counts[Verdict.COPIED]), estimate=unforeseen, missing=unexplained),
+        copied=common.figure(int(counts[Verdict.COPIED]), estimate=unforeseen, missing=unexplained + hidden),
         reused=common.figure(int(counts[Verdict.REUSED]), estimate=assumed, missing=open_),
         still_shared=_fate_figure(
             sum(f.still_shared for f in replay.fates), common, fork_doubts + state_doubts
@@ -106,8 +107,12 @@ def sharing(meta: Meta, replay: Replay, tables: dict[str, Columns]) -> Sharing:
     return Sharing(
         totals=totals,
         leftover=Leftover(
-            alone=_fate_figure(sum(f.alone for f in replay.fates), common, fork_doubts + state_doubts),
-            dropped=_fate_figure(sum(f.dropped for f in replay.fates), common, fork_doubts + state_doubts),
+            alone=_fate_figure(
+                sum(f.alone for f in replay.fates), common, fork_doubts + state_doubts + hidden
+            ),
+            dropped=_fate_figure(
+                sum(f.dropped for f in replay.fates), common, fork_doubts + state_doubts + hidden
+            ),
         ),
         forks=int(np.count_nonzero(~tables["forks"]["shares_memory"].astype(bool))),
         processes=len(tables["processes"]["process"]),
@@ -117,6 +122,17 @@ def sharing(meta: Meta, replay: Replay, tables: dict[str, Columns]) -> Sharing:
         reconciled_pages=sum(item.pages for item in replay.reconciliations),
         reconciled_difference=gap,
         differences=tuple(_differences(replay, gap)),
+    )
+
+
+def _hidden_copies(meta: Meta, replay: Replay, faults: Columns) -> tuple[str, ...]:
+    """Pages allocated that no copying fault accounts for: the kernel may have copied without a fault."""
+    late = (faults["allocation"] == Allocation.LATE) & (replay.verdict != Verdict.COPIED)
+    n = meta.unclaimed_pages + int(np.count_nonzero(late))
+    return (
+        (f"up to {n:,} more: pages allocated without a fault to copy them (for I/O, file reads)",)
+        if n
+        else ()
     )
 
 

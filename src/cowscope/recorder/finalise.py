@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import replace
 from heapq import merge
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ def build(directory: Path, *, recovered: bool = False) -> tuple[dict[str, Column
     faults = read_faults(raw, start, whole=not broke_off)
     _set_status(timeline, end)
     tables = _tables(timeline, faults, chunks)
-    return tables, _meta(start, end, lost, faults, raw, recovered=recovered)
+    meta = _meta(start, end, lost, faults, raw, recovered=recovered)
+    return tables, replace(meta, unclaimed_pages=_unclaimed(timeline, faults))
 
 
 def recover(directory: Path, *, keep_raw: bool = False) -> Meta:
@@ -205,6 +207,29 @@ def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
         found = np.union1d(found, missed)
         place = np.searchsorted(found, values)
     return found, place
+
+
+def _unclaimed(timeline: Timeline, faults: RawFaults) -> int:
+    """Pages that processes allocated while they shared memory by fork, and that no recorded fault accounts for.
+
+    A child that execs shares no more, until it forks itself.
+    """
+    keys = timeline.keys(faults.unclaimed_pid, faults.unclaimed_time)
+    since = np.full(len(timeline.processes) + 1, _NEVER)
+    until = np.full(len(timeline.processes) + 1, _NEVER)
+    for fork in timeline.forks:
+        if not fork.shares_memory:
+            since[fork.parent] = min(since[fork.parent], fork.time_ns)
+            since[fork.child] = min(since[fork.child], fork.time_ns)
+    parents = {fork.parent for fork in timeline.forks}
+    for process in timeline.processes:
+        if process.exec_ns > since[process.key] and process.key not in parents:
+            until[process.key] = process.exec_ns
+    time = faults.unclaimed_time.astype(np.int64)
+    return int(np.count_nonzero((time >= since[keys]) & (time < until[keys])))
+
+
+_NEVER = np.int64((1 << 63) - 1)
 
 
 class _FileLookup:

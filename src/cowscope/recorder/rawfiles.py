@@ -9,7 +9,7 @@ fault's sign LATE, and the replay decides by its own rules whether the page was 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,9 @@ class RawFaults:
     access: NDArray[np.uint8]
     allocation: NDArray[np.uint8]
     lost: Mapping[str, int]
+    unclaimed_pid: NDArray[np.uint32]
+    unclaimed_time: NDArray[np.uint64]
+    """Who allocated a page, and when, that no recorded fault accounts for."""
 
     def __len__(self) -> int:
         """How many."""
@@ -117,31 +120,34 @@ def read_faults(raw: Path, start: Mapping[str, Any], *, whole: bool = True) -> R
             matched(columns, found) if watched else (np.zeros(len(columns["time"]), np.uint8), None)
         )
         if foreign is not None:
-            strays.append(foreign)
+            strays.append({name: found[name][foreign] for name in found})
         if watched and not whole:
             last = found["time"][-1] if len(found["time"]) else 0
             sign[columns["time"] > last] = Allocation.NOT_WATCHED
         if software:
             columns["error"] = np.full(len(sign), Access.UNKNOWN | Access.USER, np.uint8)
         parts.append({**columns, "allocation": sign})
-    faults = _by_time(parts, lost)
-    if strays:
-        _mark_moved(faults, *(np.concatenate([stray[name] for stray in strays]) for name in ("tid", "time")))
-    return faults
+    unclaimed = {
+        name: np.concatenate([np.empty(0, kind), *(stray[name] for stray in strays)])
+        for name, kind in (("pid", np.uint32), ("tid", np.uint32), ("time", np.uint64))
+    }
+    faults = _by_time(parts, lost, unclaimed)
+    moved = _mark_moved(faults, unclaimed["tid"], unclaimed["time"])
+    return replace(faults, unclaimed_pid=unclaimed["pid"][~moved], unclaimed_time=unclaimed["time"][~moved])
 
 
 def matched(
     faults: Mapping[str, NDArray[Any]], pages: Mapping[str, NDArray[Any]]
-) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """What each fault of a CPU was seen to allocate: an `Allocation` for each, both inputs by time.
 
-    And the pages that belong to no fault of this CPU.
+    And for each page whether it is none that a fault of this CPU accounts for.
 
     >>> fault = {"time": np.array([10, 20, 30]), "tid": np.array([1, 1, 1])}
     >>> page = {"time": np.array([12, 31]), "tid": np.array([1, 2])}
     >>> signs, strays = matched(fault, page)
-    >>> [Allocation(sign).name for sign in signs], strays["tid"].tolist()
-    (['PAGE', 'NONE_SEEN', 'NONE_SEEN'], [2])
+    >>> [Allocation(sign).name for sign in signs], strays.tolist()
+    (['PAGE', 'NONE_SEEN', 'NONE_SEEN'], [False, True])
     """
     time, page_time, tid = faults["time"], pages["time"], pages["tid"]
     signs = np.full(len(time), Allocation.NONE_SEEN, np.uint8)
@@ -149,25 +155,33 @@ def matched(
     before = np.searchsorted(time, page_time, side="right") - 1
     own = before >= 0
     own[own] = faults["tid"][before[own]] == tid[own]
-    strays = {"tid": tid[~own], "time": page_time[~own]}
+    claimed = own.copy()
+    claimed[1:] &= before[1:] != before[:-1]
     before, page_time = before[own], page_time[own]
     prompt = page_time - time[before] <= PROMPT_NS
     signs[before[~prompt]] = Allocation.LATE
     signs[before[prompt]] = Allocation.PAGE
-    return signs, strays
+    return signs, ~claimed
 
 
-def _mark_moved(faults: RawFaults, tids: NDArray[np.uint32], times: NDArray[np.uint64]) -> None:
-    """Call the last fault of a thread LATE when a page of that thread turned up on another CPU soon after."""
+def _mark_moved(faults: RawFaults, tids: NDArray[np.uint32], times: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Call the last fault of a thread LATE when a page of that thread turned up on another CPU soon after.
+
+    Tells for each page whether it has found such a fault.
+    """
+    claimed = np.zeros(len(tids), bool)
     at = np.flatnonzero(np.isin(faults.tid, np.unique(tids)))
     at = at[np.argsort(faults.tid[at], kind="stable")]
     borders = np.searchsorted(faults.tid[at], np.unique(tids)).tolist() + [len(at)]
     for tid, first, end in zip(np.unique(tids).tolist(), borders, borders[1:], strict=False):
-        mine, page_times = at[first:end], times[tids == tid]
-        last = np.searchsorted(faults.time[mine], page_times, side="right") - 1
-        page_times, found = page_times[last >= 0], mine[last[last >= 0]]
-        found = found[page_times - faults.time[found] <= MOVED_NS]
-        faults.allocation[found[faults.allocation[found] == Allocation.NONE_SEEN]] = Allocation.LATE
+        mine, pages = at[first:end], np.flatnonzero(tids == tid)
+        last = np.searchsorted(faults.time[mine], times[pages], side="right") - 1
+        pages, found = pages[last >= 0], mine[last[last >= 0]]
+        fits = times[pages] - faults.time[found] <= MOVED_NS
+        fits &= faults.allocation[found] == Allocation.NONE_SEEN
+        faults.allocation[found[fits]] = Allocation.LATE
+        claimed[pages[fits]] = True
+    return claimed
 
 
 def _tracepoint_sample(events: Mapping[str, Any]) -> np.dtype[np.void]:
@@ -211,11 +225,13 @@ def _blocks(
                 yield block[first : first + _CHUNK_ROWS]
 
 
-def _by_time(parts: list[dict[str, NDArray[Any]]], lost: Mapping[str, int]) -> RawFaults:
+def _by_time(
+    parts: list[dict[str, NDArray[Any]]], lost: Mapping[str, int], unclaimed: Mapping[str, NDArray[Any]]
+) -> RawFaults:
     """Merge the CPUs; columns are taken one by one, so that never two copies of all exist."""
     filled = [part for part in parts if len(part["time"])]
     if len(filled) == 1:
-        return _as_faults(filled[0], lost)
+        return _as_faults(filled[0], lost, unclaimed)
     # Each part is in order, so the stable sort merges runs.
     every = [part["time"] for part in filled] or [np.empty(0, np.uint64)]
     order = np.argsort(np.concatenate(every), kind="stable")
@@ -223,10 +239,12 @@ def _by_time(parts: list[dict[str, NDArray[Any]]], lost: Mapping[str, int]) -> R
     for name, kind in _COLUMNS.items():
         pieces = [part.pop(name) for part in filled] or [np.empty(0, kind)]
         merged[name] = np.concatenate(pieces)[order]
-    return _as_faults(merged, lost)
+    return _as_faults(merged, lost, unclaimed)
 
 
-def _as_faults(columns: Mapping[str, NDArray[Any]], lost: Mapping[str, int]) -> RawFaults:
+def _as_faults(
+    columns: Mapping[str, NDArray[Any]], lost: Mapping[str, int], unclaimed: Mapping[str, NDArray[Any]]
+) -> RawFaults:
     return RawFaults(
         time=columns["time"],
         pid=columns["pid"],
@@ -236,6 +254,8 @@ def _as_faults(columns: Mapping[str, NDArray[Any]], lost: Mapping[str, int]) -> 
         access=columns["error"],
         allocation=columns["allocation"],
         lost=lost,
+        unclaimed_pid=unclaimed["pid"],
+        unclaimed_time=unclaimed["time"],
     )
 
 

@@ -33,7 +33,8 @@ class Meta:
 
     `source` is "tracepoint" (every fault with its error code) or "software" (page-fault software event,
     states guessed); `lost` counts the records of each channel that the kernel could not deliver; `ended`
-    says in words why the recording ended.
+    says in words why the recording ended; `unclaimed_pages` were allocated by
+    sharing processes without a recorded fault that accounts for them.
     """
 
     host: Host = field(default_factory=Host)
@@ -53,6 +54,7 @@ class Meta:
     operations_seen: bool = False
     lost: dict[str, int] = field(default_factory=dict)
     missed_census: int = 0
+    unclaimed_pages: int = 0
     recorder_cpu_s: float = 0.0
     raw_bytes: int = 0
 
