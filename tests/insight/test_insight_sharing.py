@@ -47,6 +47,7 @@ def tables(n_faults: int, allocation: Allocation = Allocation.PAGE) -> dict[str,
         "forks": from_rows("forks", [*forks]),
         "processes": from_rows("processes", [*processes]),
         "mappings": empty("mappings"),
+        "census": empty("census"),
     }
 
 
@@ -122,7 +123,8 @@ def test_without_the_kernels_allocations_rules_decide() -> None:
 def test_faults_decided_by_rule_are_counted_in_the_reason() -> None:
     """Only those on shared pages: three copies and two reuses."""
     replay = replayed()
-    found = doubts(WATCHED, replay, tables(7, Allocation.NOT_WATCHED)["faults"])
+    rows = tables(7, Allocation.NOT_WATCHED)
+    found = doubts(WATCHED, replay, rows["faults"], rows["census"])
     assert "5 " in found.estimate[0]
     assert "decided by rule" in found.estimate[0]
 
@@ -213,3 +215,31 @@ def test_an_estimate_goes_before_at_least() -> None:
     """The weaker label holds, and all reasons are told."""
     figure = Doubts(("a",), ("b",)).figure(1, estimate=("c",), missing=("d",))
     assert figure == Figure(1, Label.ESTIMATE, "a; c; b; d")
+
+
+def test_pages_that_no_fault_claims_make_copies_at_least() -> None:
+    """The kernel copies without a fault for I/O: allocations that nothing accounts for bound how many."""
+    found = counted(replace(WATCHED, unclaimed_pages=3)).totals
+    assert found.copied.label is Label.AT_LEAST
+    assert "up to 3 more" in found.copied.reason
+    assert found.still_shared.label is Label.ESTIMATE
+
+
+def test_copies_that_the_replay_did_not_foresee_are_not_exact() -> None:
+    """Two sources disagree on them."""
+    found = counted(replay=replayed(unforeseen=2)).totals.copied
+    assert (found.label, "at most 2 pages off" in found.reason) == (Label.ESTIMATE, True)
+
+
+@pytest.mark.parametrize("ended", ["size", "disk"])
+def test_a_recording_that_was_cut_short_is_at_least(ended: str) -> None:
+    """What came after is missing, and nobody chose the time."""
+    assert counted(replace(WATCHED, ended=ended)).totals.copied.label is Label.AT_LEAST
+
+
+def test_huge_pages_make_an_estimate() -> None:
+    """One fault on a huge page is 512 pages; a huge page of a file, or of zeroes, is none of ours."""
+    rows = tables(7)
+    for state, label in ((17, Label.ESTIMATE), (21, Label.EXACT), (25, Label.EXACT)):
+        rows["census"] = from_rows("census", [(0, 1, 5, 6, 16, 512, state, -1)])
+        assert sharing(WATCHED, replayed(), rows).totals.reused.label is label

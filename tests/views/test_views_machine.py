@@ -27,7 +27,7 @@ def test_the_keys_of_the_schema() -> None:
     found = document()
     assert (found["schema"], found["version"]) == ("cowscope.show", "1.0")
     assert set(found) == {
-        "schema", "version", "totals", "recording", "counts", "reconciliation", "differences", "by",
+        "schema", "version", "totals", "recording", "counts", "reconciliation", "differences", "by", "by_labels",
     }  # fmt: skip
     assert set(found["totals"]) == {
         "shared_at_fork_pages", "copied_pages", "reused_pages", "still_shared_pages", "new_pages",
@@ -70,7 +70,7 @@ def test_the_json_text_is_ascii() -> None:
 
 def test_csv_rows() -> None:
     """A header, a row a group, empty cells for what is not known, control characters spelt out."""
-    found = list(csv.DictReader(io.StringIO(to_csv(GROUPS[By.PROCESS]))))
+    found = list(csv.DictReader(io.StringIO(to_csv(GROUPS[By.PROCESS], SHARING))))
     assert [row["copied"] for row in found] == ["12000", "345", "0"]
     assert [row["shared_at_fork"] for row in found] == ["10000", "", ""]
     assert found[0]["name"] == "\\x1b]0;owned\\x07 [101]"
@@ -80,20 +80,20 @@ def test_csv_rows() -> None:
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "=cmd|'/C calc'!A0"])
 def test_no_cell_is_a_formula(name: str) -> None:
     """A spreadsheet runs what begins so."""
-    (row,) = csv.DictReader(io.StringIO(to_csv([Group(name=name, detail=name)])))
+    (row,) = csv.DictReader(io.StringIO(to_csv([Group(name=name, detail=name)], SHARING)))
     assert (row["name"], row["detail"]) == ("'" + name, "'" + name)
 
 
 @pytest.mark.parametrize("name", ["+0x40", "plain", "/usr/bin/x", ""])
 def test_what_is_no_formula_stays(name: str) -> None:
     """The offset that stands for a function's name too."""
-    (row,) = csv.DictReader(io.StringIO(to_csv([Group(name=name)])))
+    (row,) = csv.DictReader(io.StringIO(to_csv([Group(name=name)], SHARING)))
     assert row["name"] == name
 
 
 def test_no_formula_passes_for_an_offset() -> None:
     """An offset is hexadecimal to its end."""
-    (row,) = csv.DictReader(io.StringIO(to_csv([Group(name="+0x1+cmd|'/C calc'!A0")])))
+    (row,) = csv.DictReader(io.StringIO(to_csv([Group(name="+0x1+cmd|'/C calc'!A0")], SHARING)))
     assert row["name"].startswith("'")
 
 

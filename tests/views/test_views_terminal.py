@@ -39,16 +39,17 @@ not exact (copied, reused, still shared, new): 3 fault events were lost
 not exact (new): first touches were not recorded
 difference: censuses found 88 pages mapped once, the replay 100: -12
 checked against censuses: 9,000 pages of 4 processes, difference -12
+in the tables: ~ estimate, ≥ at least, no mark: exact
 
 By process
-process                  copied      size  reused  new  shared at fork  still shared  command line
-\\x1b]0;owned\\x07 [101]   12,000  46.9 MiB      17    0          10,000         5,000  [bold]sh[/] -c 'rm\\u202…
-=cmd|'/C calc'!A0 [102]     345   1.3 MiB       0    0               –             –  \\xff\\nsecond line
+process                  copied ≥      size  reused ≥  new ≥  shared at fork  still shared ~  command line
+\\x1b]0;owned\\x07 [101]     12,000  46.9 MiB        17      0          10,000           5,000  [bold]s…m\\u202e'
+=cmd|'/C calc'!A0 [102]       345   1.3 MiB         0      0               –               –  \\xff\\ns…ond line
 
 By writing function
-function                              copied      size  reused  new  processes  file
-_PyEval_EvalFram…th_a_very_long_name  12,345  48.2 MiB       0    0          4  python3
-+0x40                                      0       0 B      17    0          0  stripped.so
+function                              copied ≥      size  reused ≥  new ≥  processes  file
+_PyEval_EvalFram…th_a_very_long_name    12,345  48.2 MiB         0      0          4  python3
++0x40                                        0       0 B        17      0          0  stripped.so
 """
 
 

@@ -9,6 +9,7 @@
 | 77 | a right is missing |
 | 126, 127 | `run`: the command could not be executed, was not found |
 | 130 | interrupted |
+| 141 | the reader of our output has gone |
 | else | `run`: the command's own, 128 + n if signal n ended it |
 """
 
@@ -87,8 +88,11 @@ def main() -> None:
     except KeyboardInterrupt:
         _say("interrupted")
         status = 130
+    except SystemExit as stop:
+        # Click ends so, with status 1 and its own wrapper around stdout, when the reader of a pipe has gone.
+        status = 141 if type(sys.stdout).__name__ == "PacifyFlushWrapper" else stop.code
     except BrokenPipeError:
-        # The reader has gone: no complaint, as is usual in a pipe; and none at the interpreter's last flush.
+        # Rich and others let it through; no complaint, and none at the interpreter's last flush either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     except OSError as error:

@@ -57,7 +57,7 @@ _OPTIONS = (
     click.option("-o", "--output", type=click.Path(path_type=Path), help="Directory of the recording."),
     click.option(
         "--duration",
-        type=click.FloatRange(min=0, min_open=True),
+        type=click.FloatRange(min=0, min_open=True, max=1e9),
         metavar="SECONDS",
         help="End the recording after this time.",
     ),
@@ -120,7 +120,7 @@ def show_progress(progress: Progress) -> None:
     """One line on stderr, written over itself."""
     copied = format_bytes(pages_to_bytes(progress.copied_pages))
     _status_line(
-        f"{progress.elapsed_s:.1f} s · {progress.processes:,} processes · {progress.faults:,} faults · "
+        f"{progress.elapsed_s:.1f} s · {progress.processes:,} process(es) · {progress.faults:,} faults · "
         f"about {copied} copied · {progress.lost:,} lost"
     )
 
@@ -140,7 +140,8 @@ def finish(directory: Path, ended: str, choices: Choices) -> None:
         raise click.ClickException(f"interrupted: cowscope recover {directory} goes on from here") from None
     except OSError as error:
         raise click.ClickException(
-            f"{error}: make room, then cowscope recover {directory} goes on from here"
+            f"cannot write {error.filename or directory}: {error.strerror or error}; make room, then "
+            f"cowscope recover {directory} goes on from here"
         ) from None
     finally:
         if choices.shows_progress:

@@ -45,7 +45,7 @@ def show(
         from cowscope.views.machine import to_csv
 
         ((_, rows),) = groups.items()
-        click.echo(to_csv(rows), nl=False)
+        click.echo(to_csv(rows, sharing), nl=False)
     elif as_json:
         from cowscope.views.machine import to_json
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cowscope.recording.meta import Meta
 from cowscope.recording.schema import NONE, Columns, MappingKind
 from cowscope.replay.verdicts import Replay, Verdict
-from cowscope.units import ns_to_s, pages_to_bytes
+from cowscope.units import NS_PER_S, ns_to_s, pages_to_bytes
 
 TIME_BINS = 20
 
@@ -41,6 +41,8 @@ class Group:
     workers: int = 0
     shared_at_fork: int = NONE
     still_shared: int = NONE
+    from_ns: int = NONE
+    to_ns: int = NONE
 
     @property
     def weight(self) -> tuple[int, int, int, int]:
@@ -178,10 +180,13 @@ def _by_time(meta: Meta, replay: Replay, tables: dict[str, Columns]) -> list[Gro
     width = max((last - first + TIME_BINS) // TIME_BINS, 1)
     keys = np.clip((times - first) // width, 0, TIME_BINS - 1)
     counts = tally(keys, replay.verdict, TIME_BINS)
+    digits = 2 if width >= NS_PER_S // 100 else 5
     return [
         Group(
-            name=f"{ns_to_s(key * width):.2f} s",
-            detail=f"{ns_to_s((key + 1) * width):.2f} s",
+            name=f"{ns_to_s(key * width):.{digits}f} s",
+            detail=f"{ns_to_s((key + 1) * width):.{digits}f} s",
+            from_ns=key * width,
+            to_ns=(key + 1) * width,
             **counts.row([key]),
         )
         for key in range(TIME_BINS)

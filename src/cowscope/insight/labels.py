@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 
 from cowscope.recording.meta import Meta
-from cowscope.recording.schema import Allocation, Columns
+from cowscope.recording.schema import Allocation, Columns, PageState
 from cowscope.replay.verdicts import Replay, Verdict
 
 
@@ -51,7 +51,7 @@ class Doubts:
         return Figure(value, label, "; ".join(estimates + gaps))
 
 
-def doubts(meta: Meta, replay: Replay, faults: Columns) -> Doubts:
+def doubts(meta: Meta, replay: Replay, faults: Columns, census: Columns) -> Doubts:
     """What holds against every count of faults in this recording."""
     estimate, missing = [], []
     if meta.source == "software":
@@ -63,6 +63,8 @@ def doubts(meta: Meta, replay: Replay, faults: Columns) -> Doubts:
     guessed = _decided_by_rule(replay, faults) if meta.kernel_allocations else 0
     if guessed:
         estimate.append(f"at most {guessed:,} pages off: so many faults were decided by rule alone")
+    if _huge_anonymous(census):
+        estimate.append("huge pages: a fault on one, of 2 MiB, counts as one page")
     for channel in ("task", "map", "page"):
         if meta.lost.get(channel):
             estimate.append(f"{meta.lost[channel]:,} {channel} events were lost")
@@ -70,7 +72,20 @@ def doubts(meta: Meta, replay: Replay, faults: Columns) -> Doubts:
         missing.append(f"{meta.lost['fault']:,} fault events were lost")
     if meta.recovered:
         missing.append("the recorder died: everything after its last flush is missing")
+    if meta.ended in CUT_SHORT:
+        missing.append(f"the recording ended before the program did ({CUT_SHORT[meta.ended]})")
     return Doubts(tuple(estimate), tuple(missing))
+
+
+CUT_SHORT = {"size": "--max-size", "disk": "the disk was full"}
+"""Ends of a recording that nobody chose the time of."""
+
+
+def _huge_anonymous(census: Columns) -> bool:
+    """Whether any census met memory mapped by huge entries, beside files and the huge zero page."""
+    state = census["state"]
+    other = PageState.FILE | PageState.ZERO
+    return bool((((state & PageState.HUGE) != 0) & ((state & other) == 0)).any())
 
 
 def _decided_by_rule(replay: Replay, faults: Columns) -> int:

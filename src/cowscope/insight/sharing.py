@@ -68,7 +68,7 @@ class Sharing:
 def sharing(meta: Meta, replay: Replay, tables: dict[str, Columns]) -> Sharing:
     """Count everything up."""
     counts = np.bincount(replay.verdict, minlength=len(Verdict))
-    common = doubts(meta, replay, tables["faults"])
+    common = doubts(meta, replay, tables["faults"], tables["census"])
     gap = sum(item.difference for item in replay.reconciliations)
     unexplained = (f"a census found {gap:,} pages copied that no fault explains",) if gap > 0 else ()
     unknown = int(counts[Verdict.UNKNOWN])
@@ -99,7 +99,7 @@ def sharing(meta: Meta, replay: Replay, tables: dict[str, Columns]) -> Sharing:
         copied=common.figure(int(counts[Verdict.COPIED]), estimate=unforeseen, missing=unexplained + hidden),
         reused=common.figure(int(counts[Verdict.REUSED]), estimate=assumed, missing=open_),
         still_shared=_fate_figure(
-            sum(f.still_shared for f in replay.fates), common, fork_doubts + state_doubts
+            sum(f.still_shared for f in replay.fates), common, fork_doubts + state_doubts + hidden
         ),
         new=common.figure(new, estimate=assumed, missing=untouched),
         lost_events=Figure(meta.lost_events),

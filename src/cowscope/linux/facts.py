@@ -179,9 +179,9 @@ def _software(host: Host, perf: PerfSupport | None) -> Check:
     name = "page faults of own processes"
     if host.paranoid is None:
         return Check(name, False, "this kernel has no perf events")
-    if perf is not None and perf.software:
-        return Check(name, True, perf.detail)
     allowed = _may_perf(host) or host.paranoid <= 2
+    if allowed and perf is not None and perf.software:
+        return Check(name, True, perf.detail)
     if allowed and perf is None:
         return Check(name, True, "software event page-faults")
     if allowed and perf is not None:

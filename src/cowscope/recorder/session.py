@@ -84,6 +84,7 @@ class Session:
     _queue: list[tuple[int, int]] = field(default_factory=list)
     _last_parent_look: dict[int, tuple[float, float]] = field(default_factory=dict)
     _write_error: OSError | None = None
+    _reported_at: float = 0.0
     _born: set[int] = field(default_factory=set)
     _last_child: dict[int, int] = field(default_factory=dict)
 
@@ -258,7 +259,9 @@ class Session:
         return self.journal.n_bytes + sum(self.probes.n_bytes(channel) for channel in Channel)
 
     def _report(self) -> None:
-        if self.on_progress is not None:
+        now = time.monotonic()
+        if self.on_progress is not None and now - self._reported_at >= TICK_S:
+            self._reported_at = now
             self.on_progress(self.progress())
 
     @contextmanager

@@ -132,8 +132,11 @@ def make_directory(output: Path | None, name: str) -> Path:
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).strip("-.") or "command"
         output = Path(f"{stem}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.cow")
     try:
+        str(output).encode()
         output.mkdir(parents=True)
         raw_directory(output).mkdir(mode=0o700)
+    except UnicodeEncodeError:
+        raise CowscopeError("the recording's name is not UTF-8: choose another with -o") from None
     except FileExistsError:
         raise CowscopeError(f"{output} exists already: choose another name with -o, or remove it") from None
     except OSError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 from pathlib import Path
 
 import duckdb
@@ -26,9 +28,9 @@ def write_table(directory: Path, table: str, columns: Columns) -> None:
             connection.execute(
                 f"COPY (SELECT {casts} FROM rows_to_write) TO '{_quoted(partial)}' (FORMAT parquet, COMPRESSION zstd)"
             )
-    except duckdb.IOException as error:
+    except (duckdb.Error, RuntimeError) as error:
         partial.unlink(missing_ok=True)
-        raise OSError(f"cannot write {target}: {str(error).splitlines()[0]}") from None
+        raise _as_os_error(str(error), target) from None
     os.replace(partial, target)
 
 
@@ -47,6 +49,16 @@ def _writable(table: str, columns: Columns) -> Columns:
         else np.ascontiguousarray(columns[c.name], c.dtype)
         for c in TABLES[table]
     }
+
+
+def _as_os_error(message: str, target: Path) -> OSError:
+    """DuckDB tells the system's error number inside its text, if at all."""
+    found = re.search(r'"errno":"(\d+)"', message)
+    if found is None and "No space left" in message:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+    if found is not None:
+        return OSError(int(found[1]), os.strerror(int(found[1])), str(target))
+    return OSError(errno.EIO, message.partition("\n")[0] or "cannot be written", str(target))
 
 
 def _utf8(

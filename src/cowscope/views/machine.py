@@ -18,6 +18,8 @@ from cowscope.insight.labels import Figure
 from cowscope.insight.sharing import Sharing
 from cowscope.recording.meta import Meta
 from cowscope.recording.schema import NONE
+from cowscope.views.rows import row_labels
+from cowscope.views.text import escaped
 
 SCHEMA = "cowscope.show"
 SCHEMA_VERSION = "1.0"
@@ -35,6 +37,8 @@ _GROUP_FIELDS = (
     "workers",
     "shared_at_fork",
     "still_shared",
+    "from_ns",
+    "to_ns",
 )
 
 
@@ -69,19 +73,25 @@ def to_json(
             "difference_pages": sharing.reconciled_difference,
         },
         "differences": [asdict(item) for item in sharing.differences],
+        "by_labels": {key: label.value for key, label in row_labels(sharing).items()},
         "by": {by.value: [_group(group) for group in rows[:top]] for by, rows in groups.items()},
     }
     return json.dumps(document, indent=2)
 
 
-def to_csv(groups: list[Group]) -> str:
-    """One grouping as CSV with a header; counts are pages, an empty cell is not known."""
+def to_csv(groups: list[Group], sharing: Sharing) -> str:
+    """One grouping as CSV with a header; counts are pages, an empty cell is not known.
+
+    The label of each kind of count stands in a column of its own behind them.
+    """
+    labels = row_labels(sharing)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_GROUP_FIELDS)
+    writer.writerow([*_GROUP_FIELDS, *(f"{key}_label" for key in labels)])
     for group in groups:
         row = _group(group)
-        writer.writerow([_printable(row.get(name)) for name in _GROUP_FIELDS])
+        cells = [_printable(row.get(name)) for name in _GROUP_FIELDS]
+        writer.writerow([*cells, *(label.value for label in labels.values())])
     return out.getvalue()
 
 
@@ -95,8 +105,6 @@ def _group(group: Group) -> dict[str, Any]:
 
 def _printable(value: Any) -> Any:
     """Text with control characters written out, and no cell that a spreadsheet would run."""
-    from cowscope.views.text import escaped
-
     if not isinstance(value, str):
         return value
     text = escaped(value)

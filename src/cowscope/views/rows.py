@@ -60,6 +60,22 @@ def total_rows(sharing: Sharing) -> list[TotalRow]:
     ]
 
 
+def row_labels(sharing: Sharing) -> dict[str, Label]:
+    """The label of each kind of count in the rows of any grouping: parts are known as exactly as their total."""
+    totals = sharing.totals
+    return {
+        "copied": totals.copied.label,
+        "reused": totals.reused.label,
+        "new": totals.new.label,
+        "shared_at_fork": totals.shared_at_fork.label,
+        "still_shared": totals.still_shared.label,
+    }
+
+
+_MARK = {Label.EXACT: "", Label.ESTIMATE: " ~", Label.AT_LEAST: " ≥"}
+LEGEND = "~ estimate, ≥ at least, no mark: exact"
+
+
 def reasons(sharing: Sharing) -> list[tuple[str, str]]:
     """Why figures are not exact: each reason once, with the titles it bears on."""
     found: dict[str, list[str]] = {}
@@ -76,13 +92,16 @@ def reasons(sharing: Sharing) -> list[tuple[str, str]]:
     return [(", ".join(titles), reason) for reason, titles in found.items()]
 
 
-def group_table(by: By, groups: list[Group], top: int) -> Table:
+def group_table(by: By, groups: list[Group], top: int, sharing: Sharing) -> Table:
     """The first `top` rows of a grouping (for time, all in which anything happened), as text."""
     shown = [group for group in groups if any(group.weight) or group.shared_at_fork > 0]
     limit = len(shown) if by is By.TIME else top
     cells = tuple(_group_cells(by, group) for group in shown[:limit])
-    extra = {By.PROCESS: ("shared at fork", "still shared"), By.FUNCTION: ("processes",)}.get(by, ())
-    columns = (_FIRST[by], "copied", "size", "reused", "new", *extra, _SECOND[by])
+    mark = {key: _MARK[label] for key, label in row_labels(sharing).items()}
+    shares = ("shared at fork" + mark["shared_at_fork"], "still shared" + mark["still_shared"])
+    extra = {By.PROCESS: shares, By.FUNCTION: ("processes",)}.get(by, ())
+    counts = ("copied" + mark["copied"], "size", "reused" + mark["reused"], "new" + mark["new"])
+    columns = (_FIRST[by], *counts, *extra, _SECOND[by])
     numeric = (False, True, True, True, True, *(True for _ in extra), False)
     return Table(_TITLES[by], columns, numeric, cells, max(len(shown) - limit, 0))
 

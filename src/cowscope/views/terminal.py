@@ -13,7 +13,7 @@ from cowscope.insight.labels import Label
 from cowscope.insight.sharing import Sharing
 from cowscope.recording.meta import Meta
 from cowscope.units import NS_PER_S, format_bytes, pages_to_bytes
-from cowscope.views.rows import Table, group_table, reasons, total_rows
+from cowscope.views.rows import LEGEND, Table, group_table, reasons, row_labels, total_rows
 from cowscope.views.text import escaped, shortened
 
 PIPE_WIDTH = 110
@@ -35,9 +35,15 @@ def paint(
     out.print()
     _totals(out, sharing)
     _notes(out, meta, sharing)
+    if groups and _legend(sharing):
+        out.print(f"in the tables: {LEGEND}")
     for by, rows in groups.items():
         out.print()
-        _table(out, group_table(by, rows, top))
+        _table(out, group_table(by, rows, top, sharing))
+
+
+def _legend(sharing: Sharing) -> bool:
+    return any(label is not Label.EXACT for label in row_labels(sharing).values())
 
 
 def headline(sharing: Sharing) -> str:
@@ -91,15 +97,15 @@ def _notes(out: Console, meta: Meta, sharing: Sharing) -> None:
 
 def _table(out: Console, table: Table) -> None:
     painted = RichTable(box=None, pad_edge=False, title=table.title, title_justify="left", title_style="bold")
-    cells = [(shortened(row[0], 36), *row[1:-1], shortened(row[-1], 48)) for row in table.rows]
-    for index, (column, numeric) in enumerate(zip(table.columns, table.numeric, strict=True)):
-        # Only the last column may give way where the terminal is narrow.
-        last = index == len(table.columns) - 1
-        width = 0 if last else max(len(text) for text in (column, *(row[index] for row in cells)))
+    cells = [(shortened(row[0], 36), *row[1:]) for row in table.rows]
+    widths = [max(len(text) for text in column) for column in zip(table.columns, *cells, strict=True)][:-1]
+    # The last column gets what is left: it holds paths and command lines, whose ends tell most.
+    room = max(out.width - sum(widths) - 2 * len(widths), 12)
+    for column, numeric in zip(table.columns, table.numeric, strict=True):
         side: Literal["left", "right"] = "right" if numeric else "left"
-        painted.add_column(column, justify=side, no_wrap=True, overflow="ellipsis", min_width=width)
+        painted.add_column(column, justify=side, no_wrap=True)
     for row in cells:
-        painted.add_row(*(escape(cell) for cell in row))
+        painted.add_row(*(escape(cell) for cell in row[:-1]), escape(shortened(row[-1], room)))
     out.print(painted)
     if table.hidden:
         out.print(f"… and {table.hidden:,} more (--top)")
