@@ -25,6 +25,7 @@ def looked(**happened: object) -> tuple[list[int], list[int], list[int]]:
     nothing: dict[str, object] = {
         "written": NOTHING,
         "copied": NOTHING,
+        "copied_late": NOTHING,
         "written_by_others": NOTHING,
         "dropped": RANGES,
         "dropped_by_others": RANGES,
@@ -42,6 +43,7 @@ def looked(**happened: object) -> tuple[list[int], list[int], list[int]]:
         ({"known": [17]}, [16, 17], []),
         ({"copied": np.array([17])}, [16, 17], []),
         ({"copied": np.array([17]), "in_file": [17]}, [16], [17]),
+        ({"copied_late": np.array([18]), "others_left": True}, [16], [18, 17]),
         ({"written": np.array([17])}, [16], []),
         ({"written_by_others": np.array([18])}, [16], [18]),
         ({"dropped_by_others": np.array([[18, 30]]), "others_left": True}, [16], [18, 17]),

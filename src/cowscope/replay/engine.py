@@ -242,6 +242,7 @@ class _Engine:
         return Window(
             written=pages[mine],
             copied=pages[mine & (allocation == Allocation.PAGE)],
+            copied_late=pages[mine & (allocation == Allocation.LATE)],
             written_by_others=pages[~mine],
             dropped=_ranges(operations, own),
             dropped_by_others=_ranges(operations, others & ~left),

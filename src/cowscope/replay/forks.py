@@ -9,6 +9,7 @@ recorded). With A the anonymous pages of the census:
 | the replay knows it in the parent | yes |
 | mapped more than once | yes (the child has not forked yet) |
 | mapped once, the child's write was seen to copy, no file behind it | yes |
+| mapped once, the child wrote it and a page was allocated late | doubtful: it may be for something else |
 | mapped once, somebody else wrote or dropped it meanwhile | doubtful: it may be new in both |
 | mapped once, the child's write was seen to copy, a file behind it | doubtful: the copy may be of the file |
 | mapped once, somebody else left meanwhile | doubtful: it may have held the page too |
@@ -38,6 +39,7 @@ class Window:
 
     written: Pages
     copied: Pages
+    copied_late: Pages
     written_by_others: Pages
     dropped: Pages
     dropped_by_others: Pages
@@ -67,7 +69,8 @@ def shared_pages(census: Census, known: Pages, in_file: NDArray[np.bool_], windo
     if not shared.all():
         seen_elsewhere = np.isin(pages, window.written_by_others) | _within(pages, window.dropped_by_others)
         left = ~shared
-        for reason in (seen_elsewhere, copied, np.full(len(pages), window.others_left)):
+        late = np.isin(pages, window.copied_late)
+        for reason in (late, seen_elsewhere, copied, np.full(len(pages), window.others_left)):
             doubtful.append(pages[left & reason])
             left &= ~reason
     absent = known[~np.isin(known, pages, assume_unique=True)]
