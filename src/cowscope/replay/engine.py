@@ -14,7 +14,7 @@ from cowscope.recording.reader import Recording
 from cowscope.recording.schema import NONE, TABLES, Allocation, Columns, Operation
 from cowscope.replay.batch import Faults
 from cowscope.replay.census import Census, Censuses
-from cowscope.replay.forks import Window, shared_pages
+from cowscope.replay.forks import Window, among, shared_pages
 from cowscope.replay.schedule import Kind, Step, schedule
 from cowscope.replay.verdicts import (
     Fate,
@@ -218,7 +218,7 @@ class _Engine:
         if len(found.vanished):
             space.zap(found.vanished)
         space.install(found.certain, exclusive=True)
-        total = len(known) - len(found.vanished) + int(np.count_nonzero(~np.isin(found.certain, known)))
+        total = len(known) - len(found.vanished) + int(np.count_nonzero(~among(found.certain, known)))
         # As many of the doubtful as the kernel counted: how many is certain then, which of them is not.
         wanted = len(found.doubtful) if counted == NONE else max(counted - total, 0)
         space.install(found.doubtful[:wanted], exclusive=True)
@@ -338,7 +338,7 @@ class _Engine:
             return
         states = space.page_states(known)
         known, count = known[states.anon], states.map_count[states.anon]
-        known_now = ~np.isin(known, self._written_during(census))
+        known_now = ~among(known, np.sort(self._written_during(census)))
         known, count = known[known_now], count[known_now]
         both, in_known, in_census = np.intersect1d(
             known, census.pages, assume_unique=True, return_indices=True

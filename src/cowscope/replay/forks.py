@@ -62,20 +62,35 @@ def shared_pages(census: Census, known: Pages, in_file: NDArray[np.bool_], windo
     the census whether its mapping has a file behind it.
     """
     pages = census.pages
-    is_known = np.isin(pages, known, assume_unique=True)
-    copied = np.isin(pages, window.copied)
+    is_known = among(pages, known)
+    copied = among(pages, np.sort(window.copied))
     shared = is_known | ~census.exclusive | (copied & ~in_file)
     doubtful = [pages[:0]]
     if not shared.all():
-        seen_elsewhere = np.isin(pages, window.written_by_others) | _within(pages, window.dropped_by_others)
+        seen_elsewhere = among(pages, np.sort(window.written_by_others)) | _within(
+            pages, window.dropped_by_others
+        )
         left = ~shared
-        late = np.isin(pages, window.copied_late)
+        late = among(pages, np.sort(window.copied_late))
         for reason in (late, seen_elsewhere, copied, np.full(len(pages), window.others_left)):
             doubtful.append(pages[left & reason])
             left &= ~reason
-    absent = known[~np.isin(known, pages, assume_unique=True)]
+    absent = known[~among(known, pages)]
     vanished = absent[~_within(absent, window.dropped)]
     return Shared(pages[shared], np.concatenate(doubtful), vanished)
+
+
+def among(pages: Pages, ascending: Pages) -> NDArray[np.bool_]:
+    """Whether each of `pages` occurs in `ascending`.
+
+    >>> among(np.array([3, 4]), np.array([1, 3])).tolist()
+    [True, False]
+    """
+    if not len(ascending):
+        return np.zeros(len(pages), bool)
+    place = np.minimum(np.searchsorted(ascending, pages), len(ascending) - 1)
+    found: NDArray[np.bool_] = ascending[place] == pages
+    return found
 
 
 def _within(pages: Pages, ranges: Pages) -> NDArray[np.bool_]:
