@@ -155,7 +155,7 @@ def verdicts_alone(recording: Path) -> dict[str, float]:
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begin = time.monotonic()
-    tables, _ = build(recording)
+    tables, _ = build(recording, name_code=False)
     replayed = replay_tables(tables)
     spent = time.monotonic() - begin
     faults = len(replayed.verdict)

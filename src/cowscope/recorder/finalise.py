@@ -43,8 +43,13 @@ def finalise(directory: Path, *, recovered: bool = False, keep_raw: bool = False
     return meta
 
 
-def build(directory: Path, *, recovered: bool = False) -> tuple[dict[str, Columns], Meta]:
-    """The tables and the meta of the raw files in `directory`, in memory. Raises `BadRecording`."""
+def build(
+    directory: Path, *, recovered: bool = False, name_code: bool = True
+) -> tuple[dict[str, Columns], Meta]:
+    """The tables and the meta of the raw files in `directory`, in memory. Raises `BadRecording`.
+
+    Verdicts need no function names: without `name_code` the `symbols` table stays empty.
+    """
     raw = raw_directory(directory)
     chunks = _journal(directory, raw)
     start = chunks[0][0]
@@ -62,7 +67,7 @@ def build(directory: Path, *, recovered: bool = False) -> tuple[dict[str, Column
     broke_off = not end or ended == "disk" or ended.startswith("write error")
     faults = read_faults(raw, start, whole=not broke_off)
     _set_status(timeline, end)
-    tables = _tables(timeline, faults, chunks)
+    tables = _tables(timeline, faults, chunks, name_code=name_code)
     meta = _meta(start, end, lost, faults, raw, recovered=recovered)
     return tables, replace(meta, unclaimed_pages=_unclaimed(timeline, faults))
 
@@ -112,9 +117,12 @@ def _set_status(timeline: Timeline, end: Note) -> None:
         timeline.processes[0].status = int(end["exit_status"])
 
 
-def _tables(timeline: Timeline, faults: RawFaults, chunks: list[Chunk]) -> dict[str, Columns]:
+def _tables(
+    timeline: Timeline, faults: RawFaults, chunks: list[Chunk], *, name_code: bool
+) -> dict[str, Columns]:
     keys = timeline.keys(faults.pid, faults.time)
-    code, symbols = _code(timeline, faults, keys)
+    nameless = np.full(len(faults), NONE, np.int32), empty("symbols")
+    code, symbols = _code(timeline, faults, keys) if name_code else nameless
     tables: dict[str, Columns] = {
         "processes": timeline.processes_table(),
         "mappings": timeline.mappings_table(),

@@ -88,6 +88,8 @@ def among(pages: Pages, ascending: Pages) -> NDArray[np.bool_]:
     """
     if not len(ascending):
         return np.zeros(len(pages), bool)
+    if np.array_equal(pages, ascending):  # as at every fork but the first of a quiet parent
+        return np.ones(len(pages), bool)
     place = np.minimum(np.searchsorted(ascending, pages), len(ascending) - 1)
     found: NDArray[np.bool_] = ascending[place] == pages
     return found
