@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cowscope.recording.schema import NONE, Access, Columns
+from cowscope.recording.schema import NONE, Access, Allocation, Columns
 from cowscope.replay.verdicts import OF_OUTCOME, Verdict
 from cowscope.units import PAGE_SHIFT
 from cowscope.vm import AddressSpace, Machine, Outcome, Protection
@@ -58,7 +58,7 @@ class Faults:
         process = self.faults["process"][part]
         spaces = space_of[process]
         pages = (self.faults["address"][part] >> np.uint64(PAGE_SHIFT)).astype(np.int64)
-        access, decided = self.faults["access"][part], _DECIDED[self.faults["allocation"][part]]
+        access, allocation = self.faults["access"][part], self.faults["allocation"][part]
         known = spaces != NONE
         self._find_mappings(spaces, pages, self.mapping[part])
         verdict = self.verdict[part]
@@ -70,7 +70,7 @@ class Faults:
             self._read(np.flatnonzero(known & ~write), spaces, pages, verdict)
             self._first_write(np.flatnonzero(known & write & ~present), spaces, pages, verdict)
         chosen = known & write & present
-        self._write(None if chosen.all() else np.flatnonzero(chosen), spaces, pages, decided, verdict)
+        self._write(None if chosen.all() else np.flatnonzero(chosen), spaces, pages, allocation, verdict)
         copied = process[verdict == Verdict.COPIED]
         self.copies += np.bincount(copied, minlength=len(self.copies))
 
@@ -109,13 +109,14 @@ class Faults:
         at: NDArray[np.intp] | None,
         spaces: NDArray[np.int32],
         pages: NDArray[np.int64],
-        decided: NDArray[np.int8],
+        allocation: NDArray[np.uint8],
         verdict: NDArray[np.int8],
     ) -> None:
         if at is not None:
             if not len(at):
                 return
-            spaces, pages, decided = spaces[at], pages[at], decided[at]
+            spaces, pages, allocation = spaces[at], pages[at], allocation[at]
+        decided = _DECIDED[allocation]
         unseen = self._unseen_pages(spaces, pages) if self.unseen else None
         outcome = self.machine.write_faults(spaces, pages, decided=decided)
         found = OF_OUTCOME[outcome]
@@ -125,6 +126,9 @@ class Faults:
             assumed = unseen & new & (decided == Outcome.REUSED)
             found[assumed] = Verdict.REUSED
             self.assumed += int(np.count_nonzero(assumed))
+            late = unseen & new & (allocation == Allocation.LATE)
+            found[late] = Verdict.COPIED
+            self.unforeseen += int(np.count_nonzero(late))
         copied = decided == Outcome.COPIED
         surprising = copied & (
             (outcome == Outcome.ZERO_FILLED) | (outcome == Outcome.NO_FAULT) | (outcome == Outcome.REUSED)
