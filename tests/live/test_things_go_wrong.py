@@ -101,6 +101,32 @@ def test_streams_and_status_pass_through(tmp_path: Path) -> None:
     assert done == Finished(3, "in\n", "complaint\n")
 
 
+def test_the_command_finds_what_it_would_find_alone(tmp_path: Path) -> None:
+    """Limits, open files, signal mask and ignored signals, environment: the recorder leaves no trace in them."""
+    script = (
+        "ulimit -Sa; ulimit -Ha; ls /proc/$$/fd; env | grep -v ^_= | sort; umask; "
+        "grep -E '^(SigBlk|SigIgn|SigCgt)' /proc/$$/status"
+    )
+    # A soft limit below the hard one, so that a recorder that raises it for itself would show.
+    command = ["/bin/bash", "-c", 'ulimit -Sn 256; exec "$@"', "lowered"]
+    inner = ["/bin/bash", "-c", script]
+    recorder = cowscope_command("run", "-q", "-o", tmp_path / "r.cow", "--", *inner)
+
+    def output(*words: str | Path) -> str:
+        everything = [*command, *map(str, words)]
+        done = subprocess.run(
+            everything,
+            capture_output=True,
+            text=True,
+            env=environment(),
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
+        return done.stdout
+
+    assert output(*recorder) == output(*inner)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_to_run_reach_the_command(number: signal.Signals, compiled: Compiled, tmp_path: Path) -> None:
     """The command gets the signal and ends by it; the recording is whole."""

@@ -1,4 +1,4 @@
-"""The two ways to observe: `run_command` starts a program, `attach_to` joins one that runs.
+"""The two ways to observe: `RunningCommand` starts a program, `attach_to` joins one that runs.
 
 Either leaves raw files in the recording's directory, which `finalise` turns into tables.
 """
@@ -67,12 +67,12 @@ class RunningCommand:
         """
         flags = Flag.INHERIT | Flag.DISABLED | Flag.ENABLE_ON_EXEC
         source = _source(options, flags)
-        raise_file_limit()
         self.directory = make_directory(options.output, arguments[0])
         self.exit_status: int | None = None
         self._signals = signals or SignalQueue(FORWARDED)
         try:
             self._command = Command(arguments, signal_mask=self._signals.old_mask)
+            raise_file_limit()  # ours alone: the command has been forked with the limit that we found
             self._pidfd = os.pidfd_open(self._command.pid)
             self._session = self._prepare(source, options)
             self._command.release()
