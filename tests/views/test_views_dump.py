@@ -1,0 +1,60 @@
+"""The text of `cowscope dump`: goldens of tables made by hand, and hostile text in them."""
+
+from __future__ import annotations
+
+from tests.replay.recorded import SHARED, Recorded
+
+from cowscope.recording.schema import TABLES, Allocation, Columns, Operation
+from cowscope.views.dump import lines
+
+
+def tables() -> dict[str, Columns]:
+    """A fork, one copy in the child, an unmap, and a name that tries to steer the terminal."""
+    recorded = Recorded.start()
+    recorded.fork(100, 0, 1, pages=4)
+    recorded.process(2, name="\x1b[2J\n")
+    recorded.census(110, 1, (16, 4, SHARED))
+    recorded.fault(200, 1, 17, allocation=Allocation.PAGE)
+    recorded.operation(300, 0, Operation.UNMAP, 16, 4)
+    return recorded.tables()
+
+
+GOLDEN = {
+    "processes": """\
+process pid parent start_ns exec_ns end_ns status name executable command_line
+0 100 -1 0 -1 -1 -1 worker /bin/worker worker --number 0
+1 101 0 100 -1 -1 -1 worker /bin/worker worker --number 1
+2 102 -1 0 -1 -1 -1 \\x1b[2J\\n /bin/\\x1b[2J\\n \\x1b[2J\\n --number 2""",
+    "mappings": """\
+mapping process from_ns to_ns start_page end_page protection shared kind file_offset name
+0 0 0 -1 0x10 0x20 3 no 0 0 [anon]
+1 1 100 -1 0x10 0x20 3 no 0 0 [anon]""",
+    "forks": """\
+time_ns parent child shares_memory anonymous_pages file_pages swapped_pages before_start
+100 0 1 no 4 -1 -1 no""",
+    "faults": """\
+time_ns process tid address code access allocation
+200 1 0 0x11008 0 7 2""",
+    "operations": """\
+time_ns process operation start_page n_pages to_page
+300 0 1 0x10 4 -1""",
+    "census": """\
+census process time_ns until_ns start_page n_pages state group
+0 1 110 110 0x10 4 1 -1""",
+    "symbols": """\
+code file offset function
+0 /bin/worker 64 work""",
+}
+
+
+def test_every_table_as_text() -> None:
+    """A line of names, then a line a row; addresses in hex, text escaped, tabs between."""
+    made = tables()
+    assert set(GOLDEN) == set(TABLES)
+    for name, golden in GOLDEN.items():
+        assert "\n".join(lines(name, made[name])).replace("\t", " ") == golden
+
+
+def test_a_limit_cuts_rows() -> None:
+    """And keeps the line of names."""
+    assert len(list(lines("processes", tables()["processes"], limit=1))) == 2
