@@ -35,6 +35,9 @@ class FakeProbes:
             self.bytes += 1000
         return b""
 
+    def watches(self, channel: Channel) -> bool:
+        return channel is not Channel.PAGE
+
     def n_bytes(self, channel: Channel) -> int:
         return self.bytes if channel is Channel.FAULT else 0
 

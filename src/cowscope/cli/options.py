@@ -118,10 +118,11 @@ def observation_options(choices: Choices) -> Options:
 
 def show_progress(progress: Progress) -> None:
     """One line on stderr, written over itself."""
-    copied = format_bytes(pages_to_bytes(progress.copied_pages))
+    pages = progress.copied_pages
+    copied = "" if pages is None else f"about {format_bytes(pages_to_bytes(pages))} copied · "
     _status_line(
         f"{progress.elapsed_s:.1f} s · {progress.processes:,} process(es) · {progress.faults:,} faults · "
-        f"about {copied} copied · {progress.lost:,} lost"
+        f"{copied}{progress.lost:,} lost"
     )
 
 

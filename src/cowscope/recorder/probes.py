@@ -82,6 +82,10 @@ class Probes:
             line.n_bytes += n
         return bytes(taken)
 
+    def watches(self, channel: Channel) -> bool:
+        """Whether the plan has events for this channel."""
+        return channel in self._plan
+
     def n_bytes(self, channel: Channel) -> int:
         """Bytes that a channel has brought so far."""
         return sum(line.n_bytes for line in self._lines.values() if line.channel is channel)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cowscope.linux.perf_abi import RecordType
 from cowscope.linux.perf_records import Comm, Exit, Fork, Lost, Record, records, runs, sample_fields
-from cowscope.recorder.channels import ALLOCATION_EVENT, FAULT_EVENTS, Channel
+from cowscope.recorder.channels import ALLOCATION_EVENT, FAULT_EVENTS, PAGE_RECORD_BYTES, Channel
 from cowscope.recording.schema import Access, Allocation
 
 PROMPT_NS = 20_000
@@ -48,7 +48,7 @@ PAGE_SAMPLE = np.dtype(
         "names": ["pid", "tid", "time"],
         "formats": ["<u4", "<u4", "<u8"],
         "offsets": [8, 12, 16],
-        "itemsize": 24,
+        "itemsize": PAGE_RECORD_BYTES,
     }
 )
 

@@ -22,7 +22,7 @@ import numpy as np
 from cowscope.errors import AccessDenied, NoSuchProcess
 from cowscope.linux.perf_records import Comm, Exit, Fork, RawSample, records
 from cowscope.recorder import census
-from cowscope.recorder.channels import Channel
+from cowscope.recorder.channels import PAGE_RECORD_BYTES, Channel
 from cowscope.recorder.probes import Probes
 from cowscope.recording.journal import JournalWriter, Note
 from cowscope.units import NS_PER_S
@@ -41,12 +41,12 @@ CLONE_VM = 0x100
 
 @dataclass(frozen=True)
 class Progress:
-    """What can be said while recording. Pages are counted by allocation: an estimate until the replay."""
+    """What can be said while recording. Pages are counted by allocation, an estimate; None: not watched."""
 
     elapsed_s: float
     processes: int
     faults: int
-    copied_pages: int
+    copied_pages: int | None
     lost: int
 
 
@@ -167,9 +167,14 @@ class Session:
             elapsed_s=(time.monotonic_ns() - self.started_ns) / NS_PER_S,
             processes=self.n_processes,
             faults=self.probes.n_bytes(Channel.FAULT) // self.fault_bytes,
-            copied_pages=self.probes.n_bytes(Channel.PAGE) // 24,
+            copied_pages=self._allocated_pages(),
             lost=sum(self.probes.lost().values()),
         )
+
+    def _allocated_pages(self) -> int | None:
+        if not self.probes.watches(Channel.PAGE):
+            return None
+        return self.probes.n_bytes(Channel.PAGE) // PAGE_RECORD_BYTES
 
     def _follow(self, data: bytes) -> None:
         """Learn of forks, exits and execs from the bytes of a task ring."""
