@@ -231,7 +231,7 @@ def test_copies_that_the_replay_did_not_foresee_are_not_exact() -> None:
     assert (found.label, "at most 2 pages off" in found.reason) == (Label.ESTIMATE, True)
 
 
-@pytest.mark.parametrize("ended", ["size", "disk"])
+@pytest.mark.parametrize("ended", ["size", "disk", "write error: Input/output error"])
 def test_a_recording_that_was_cut_short_is_at_least(ended: str) -> None:
     """What came after is missing, and nobody chose the time."""
     assert counted(replace(WATCHED, ended=ended)).totals.copied.label is Label.AT_LEAST

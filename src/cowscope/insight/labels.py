@@ -72,8 +72,9 @@ def doubts(meta: Meta, replay: Replay, faults: Columns, census: Columns) -> Doub
         missing.append(f"{meta.lost['fault']:,} fault events were lost")
     if meta.recovered:
         missing.append("the recorder died: everything after its last flush is missing")
-    if meta.ended in CUT_SHORT:
-        missing.append(f"the recording ended before the program did ({CUT_SHORT[meta.ended]})")
+    cut = CUT_SHORT.get(meta.ended, meta.ended if meta.ended.startswith("write error") else "")
+    if cut:
+        missing.append(f"the recording ended before the program did ({cut})")
     return Doubts(tuple(estimate), tuple(missing))
 
 
