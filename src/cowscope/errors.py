@@ -66,3 +66,62 @@ class BadRecording(CowscopeError):
     """A path that is no recording, or one that this version cannot read."""
 
     exit_status = 65
+
+
+class CallRefused(CowscopeError):
+    """A call that the kernel would refuse; `errno_name` is what it would return."""
+
+    errno_name = ""
+
+    def __init__(self, reason: str) -> None:
+        """Keep the reason, one line."""
+        super().__init__(f"{reason} ({self.errno_name})")
+        self.reason = reason
+
+
+class InvalidArgument(CallRefused):
+    """The arguments cannot mean anything to the kernel."""
+
+    errno_name = "EINVAL"
+
+
+class NoMemory(CallRefused):
+    """No room in the address space, no frame, or (mprotect, madvise) nothing mapped in part of the range."""
+
+    errno_name = "ENOMEM"
+
+
+class BadAddress(CallRefused):
+    """The call would have to touch memory that is not there."""
+
+    errno_name = "EFAULT"
+
+
+class AlreadyMapped(CallRefused):
+    """Something lies where MAP_FIXED_NOREPLACE was to map."""
+
+    errno_name = "EEXIST"
+
+
+class Forbidden(CallRefused):
+    """What the file was opened for does not allow the protection asked for."""
+
+    errno_name = "EACCES"
+
+
+class NoChild(CallRefused):
+    """There is no such child to wait for."""
+
+    errno_name = "ECHILD"
+
+
+class NotRunning(CallRefused):
+    """The process has ended, or is suspended until its vfork child execs or exits."""
+
+    errno_name = "ESRCH"
+
+
+class InputOutputError(CallRefused):
+    """Memory that a debugger may not write."""
+
+    errno_name = "EIO"

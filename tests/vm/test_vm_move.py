@@ -43,3 +43,15 @@ def test_a_move_drops_what_lay_at_its_destination() -> None:
     assert space.load(32 * 4096, 3) == b"one"
     assert space.load(19 * 4096, 5) == b"stays"
     assert machine.memory.frames.in_use == 2
+
+
+def test_a_move_into_a_table_that_makes_the_pool_grow_loses_nothing() -> None:
+    """The pool is replaced by a larger one while the entries are on their way."""
+    space = Machine().spawn()
+    space.map(16, 1, protection=RW)
+    space.store(16 * 4096, b"kept")
+    for leaf in range(1, 40):
+        space.map(leaf * 512, 1, protection=RW)
+        space.store(leaf * 512 * 4096, b"x")
+        space.move(16 if leaf == 1 else 100_000 + (leaf - 1) * 512, 1, 100_000 + leaf * 512)
+        assert space.load((100_000 + leaf * 512) * 4096, 4) == b"kept"

@@ -1,15 +1,21 @@
 """The system: virtual memory with fork and copy-on-write, pure and without an operating system.
 
-Start with `Machine`. State lies in columns; each module opens with its rules and with what it leaves out.
+Start with `Machine`: its `start` gives a `Process`. State lies in columns; each module opens with its rules and
+with what it leaves out.
 """
 
+from cowscope.vm.advice import Advice
 from cowscope.vm.events import Allocated, Classified, Copied, Event, Mapped, Resumed, Trapped
+from cowscope.vm.files import File
 from cowscope.vm.frames import ZERO_PAGE, Frames
+from cowscope.vm.layout import Layout
 from cowscope.vm.machine import Machine
 from cowscope.vm.mappings import MappingRecord, Mappings
 from cowscope.vm.policies import POLICIES, Policy
+from cowscope.vm.process import Mapping, Process, Thread
 from cowscope.vm.rules import FrameFlag, Kind, MappingFlag, Outcome, Protection
-from cowscope.vm.spaces import AddressSpace, Dropped, PageStates
+from cowscope.vm.spaces import AddressSpace
+from cowscope.vm.states import Dropped, PageStates
 from cowscope.vm.trap import AccessFault, BusError, OutOfMemory, SegmentationFault
 
 __all__ = [
@@ -17,17 +23,21 @@ __all__ = [
     "ZERO_PAGE",
     "AccessFault",
     "AddressSpace",
+    "Advice",
     "Allocated",
     "BusError",
     "Classified",
     "Copied",
     "Dropped",
     "Event",
+    "File",
     "FrameFlag",
     "Frames",
     "Kind",
+    "Layout",
     "Machine",
     "Mapped",
+    "Mapping",
     "MappingFlag",
     "MappingRecord",
     "Mappings",
@@ -35,8 +45,10 @@ __all__ = [
     "Outcome",
     "PageStates",
     "Policy",
+    "Process",
     "Protection",
     "Resumed",
     "SegmentationFault",
+    "Thread",
     "Trapped",
 ]

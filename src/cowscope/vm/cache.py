@@ -8,20 +8,42 @@ map them; each mapping of a frame counts, and the cache itself holds one referen
 | named by the caller (1 and up) | never: the cache keeps them |
 | unnamed (below 0) | when no mapping of any space shows a page of the object any more |
 
-Source: `struct address_space`, `filemap_get_folio`, `shmem_get_folio`.
-Not modelled: what a file held before somebody wrote it here (it reads as zeros), file sizes, fault-around,
-writeback, eviction; a private write to a page that the cache lacks does not bring the page in.
+Of some objects more is known, by `known`: how long they are, so that pages beyond can be refused, and which
+pages are cached, so that faults may map neighbours. Of the others nobody here knows what they hold (who replays
+a recording): they read as zeros, have no end, and a fault maps one page.
+
+Source: `struct address_space`, `filemap_get_folio`, `shmem_get_folio`, `truncate_inode_pages_range`.
+Not modelled: eviction, readahead, folios of several pages.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from cowscope.units import PAGE_SIZE
 from cowscope.vm.columns import Ints, grown
 from cowscope.vm.entry import PRESENT, entries_for, frames_of
 from cowscope.vm.frames import Frames
 from cowscope.vm.rules import FrameFlag
-from cowscope.vm.tables import PageTables, SparseTable
+from cowscope.vm.tables import END_OF_SPACE, PageTables, SparseTable
+
+
+@dataclass(slots=True)
+class KnownObject:
+    """What is known of an object: its length, and whether a file system wants to know of first writes."""
+
+    n_bytes: int
+    tracked: bool = False
+
+    @property
+    def n_pages(self) -> int:
+        """Pages that may be accessed; the last one may be partial."""
+        return -(-self.n_bytes // PAGE_SIZE)
+
+
+_FIRST_FILE = 1 << 32
 
 
 class PageCache:
@@ -40,10 +62,21 @@ class PageCache:
         self._pages: dict[int, SparseTable] = {}
         self._shown: Ints = np.zeros(16, np.int64)
         self._n_unnamed = 0
+        self._n_files = 0
+        self.known: dict[int, KnownObject] = {}
 
-    def new_object(self) -> int:
+    def new_file(self, known: KnownObject) -> int:
+        """The number of a new file of known length, far above those that callers name files by."""
+        self._n_files += 1
+        number = _FIRST_FILE + self._n_files
+        self.known[number] = known
+        return number
+
+    def new_object(self, known: KnownObject | None = None) -> int:
         """The number of a new unnamed object."""
         self._n_unnamed += 1
+        if known is not None:
+            self.known[-self._n_unnamed] = known
         self._shown = grown(self._shown, self._n_unnamed + 1)
         return -self._n_unnamed
 
@@ -56,23 +89,42 @@ class PageCache:
         """Mappings that showed `n_pages` pages of each of `objects` went; what none shows is dropped."""
         unnamed = -objects[objects < 0]
         np.subtract.at(self._shown, unnamed, n_pages[objects < 0])
-        if not self._pages:
+        if not self._pages and not self.known:
             return
         for number in unnamed[self._shown[unnamed] == 0].tolist():
             self._drop(-number)
 
     def _drop(self, number: int) -> None:
-        table = self._pages.pop(number, None)
+        self.drop(number, 0)
+        self._pages.pop(number, None)
+        self.known.pop(number, None)
+
+    def drop(self, number: int, start: int, end: int = END_OF_SPACE) -> None:
+        """Forget the cached pages `start` to before `end` of an object; nobody maps them any more."""
+        table = self._pages.get(number)
         if table is not None:
-            _, slots = table.occupied()
+            _, slots = table.occupied(start, end)
             self._frames.forget(frames_of(self.tables.entries[slots]))
             self.tables.entries[slots] = 0
-            table.prune()
+            table.prune(start, end)
 
     def cached(self) -> Ints:
         """The frames of all cached pages."""
         slots = [table.occupied()[1] for table in self._pages.values()]
         return frames_of(self.tables.entries[np.concatenate([np.zeros(0, np.int64), *slots])])
+
+    def lengths(self, objects: Ints) -> Ints:
+        """How many pages each of `objects` has; those of which that is not known have no end."""
+        lengths = np.full(len(objects), END_OF_SPACE)
+        for number in np.unique(objects).tolist():
+            if number in self.known:
+                lengths[objects == number] = self.known[number].n_pages
+        return lengths
+
+    def cached_pages(self, number: int) -> list[int]:
+        """The cached pages of an object, ascending."""
+        table = self._pages.get(number)
+        return [] if table is None else table.occupied()[0].tolist()
 
     def peek(self, objects: Ints, offsets: Ints) -> Ints:
         """The frame that holds each page, 0 where it is not cached."""

@@ -2,7 +2,7 @@
 
     63          52 51                        12 11  10   9   8 7  6   5  4 3  2   1   0
     +-------------+----------------------------+-----------+----+---+---+---+---+---+---+
-    |      0      |       frame number         | 0   0   I |    | D | A |   | U | W | P |
+    |      0      |       frame number         | 0   G   I |    | D | A |   | U | W | P |
     +-------------+----------------------------+-----------+----+---+---+---+---+---+---+
 
 | bit | name | meaning |
@@ -12,9 +12,10 @@
 | 2 | U | accessible; absent under PROT_NONE, whose entries stay but trap on every access |
 | 5, 6 | A, D | accessed, dirty |
 | 9 | I | inherited: came by fork, and this process has not written the page since (a software bit) |
+| 10 | G | guard marker, alone with P=0 and frame 0: every access ends in a signal |
 
 An entry of zero is "none". Not modelled: NX, PCD/PWT, global, PSE (huge pages), protection keys, swap
-entries and markers; on real hardware PROT_NONE is spelled with P=0 and another bit.
+entries; on real hardware PROT_NONE is spelled with P=0 and another bit, and markers are swap entries.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ USER = 1 << 2
 ACCESSED = 1 << 5
 DIRTY = 1 << 6
 INHERITED = 1 << 9
+GUARD = 1 << 10
 
 FRAME_SHIFT = 12
 FRAME_BITS = ((1 << 52) - 1) ^ ((1 << FRAME_SHIFT) - 1)

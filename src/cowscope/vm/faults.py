@@ -12,7 +12,7 @@ that m entries map sees a map count of m - k: earlier writers have left it, sinc
 a frame that others map. Where memory may run out inside a batch, it is cut until it cannot.
 
 Source: `handle_pte_fault`, `do_wp_page`, `wp_page_copy`, `wp_page_reuse`, `do_anonymous_page`.
-Not modelled: faults of the kernel on behalf of a process (same outcomes), fault-around, races.
+Not modelled: races.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from cowscope.vm.entry import (
     frames_of,
     without,
 )
+from cowscope.vm.file_faults import beyond_end, map_around, read_bits
 from cowscope.vm.memory import Memory
 from cowscope.vm.rules import (
     PROTECTION_BITS,
@@ -45,6 +46,7 @@ from cowscope.vm.rules import (
     Outcome,
     classify_reads,
     classify_writes,
+    refuse_guards,
 )
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ _COPIED = int(Outcome.COPIED)
 _REUSED = int(Outcome.REUSED)
 _MAPPED = int(Outcome.MAPPED)
 _SEGMENTATION_FAULT = int(Outcome.SEGMENTATION_FAULT)
+_COPIED_FROM_FILE = int(Outcome.COPIED_FROM_FILE)
+_BUS_ERROR = int(Outcome.BUS_ERROR)
 _OUT_OF_MEMORY = int(Outcome.OUT_OF_MEMORY)
 
 
@@ -101,9 +105,14 @@ def _parts(memory: Memory, count: int) -> Iterator[slice]:
     start = 0
     while start < count:
         size = min(count - start, CHUNK)
-        stop = start + max(1, memory.frames.room(size))
+        stop = start + max(1, memory.frames.room(size * _most(memory)) // _most(memory))
         yield slice(start, stop)
         start = stop
+
+
+def _most(memory: Memory) -> int:
+    """Frames that a fault needs at most: a private write to a hole of a known file takes two."""
+    return 2 if memory.cache.known else 1
 
 
 @dataclass(slots=True)
@@ -171,6 +180,8 @@ def _locate(
 
 def _look_up(space: AddressSpace, pages: Ints, needed: int) -> tuple[Ints, Ints]:
     flags = space.mappings.flags_at(pages)
+    if space.has_stack and not flags.all() and space.grow_stack(pages[flags == 0]):
+        flags = space.mappings.flags_at(pages)
     allowed = (flags & needed) != 0
     if allowed.all():
         return flags, space.table.slots(pages, create=True)
@@ -188,11 +199,12 @@ def _write_part(
 ) -> Outcomes:
     found = _locate(memory, spaces, ids, pages, _WRITE)
     outcomes = classify_writes(found.flags, found.entries, memory.frames.flags[found.frames])
+    _signals(memory, found, outcomes)
     _resolved_before(memory, found, outcomes)
     asked = (outcomes == UNDECIDED).nonzero()[0]
     if asked.size:
         outcomes[asked] = _decide(memory, found, asked, decided)
-    if memory.frames.room(len(pages)) < len(pages):
+    if memory.frames.room(len(pages) * _most(memory)) < len(pages) * _most(memory):
         _refuse(memory, found, outcomes)
     _fill(memory, found, outcomes)
     _keep(memory, found, outcomes)
@@ -205,44 +217,83 @@ def _write_part(
 def _read_part(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, pages: Ints) -> Outcomes:
     found = _locate(memory, spaces, ids, pages, PROTECTION_BITS)
     outcomes = classify_reads(found.flags, found.entries)
+    _signals(memory, found, outcomes)
+    if memory.cache.known:
+        _map_around(found, outcomes)
     _resolved_before(memory, found, outcomes)
     if memory.frames.room(len(pages)) < len(pages):
         _refuse(memory, found, outcomes)
     mapped = outcomes == _MAPPED
+    if memory.cache.known:
+        mapped &= memory.tables.entries[found.slots] == 0
     cached = (found.flags & (_SHARED | _FILE)) != 0
     memory.tables.entries[found.slots[mapped & ~cached]] = READ
     at = (mapped & cached).nonzero()[0]
     if at.size:
-        _map_cached(memory, found, at, _read_bits(found.flags[at]))
+        _map_cached(memory, found, at, read_bits(found.flags[at]))
     return found.in_order_given(outcomes)
 
 
-def _read_bits(flags: Ints) -> Entries:
-    """A read of shared memory that no file system tracks maps it writable at once."""
-    wanted = _SHARED | _WRITE
-    untracked = (flags & (wanted | _FILE)) == wanted
-    return np.where(untracked, np.uint64(READ | WRITABLE), np.uint64(READ))
+def _signals(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
+    """Accesses to guard markers, and beyond the end of what backs a mapping."""
+    if memory.guarded:
+        refuse_guards(found.entries, outcomes)
+    if memory.cache.known:
+        at = _on_absent_file_pages(found, outcomes)
+        for space, part in found.chosen(at):
+            outcomes[part[beyond_end(space, found.pages[part])]] = _BUS_ERROR
+
+
+def _on_absent_file_pages(found: _Located, outcomes: Outcomes) -> Ints:
+    backed = (found.flags & (_SHARED | _FILE)) != 0
+    wanted = (outcomes == _MAPPED) | (outcomes == _COPIED_FROM_FILE)
+    at: Ints = (backed & wanted & (found.entries == 0)).nonzero()[0]
+    return at
+
+
+def _map_around(found: _Located, outcomes: Outcomes) -> None:
+    """Reads of known objects, in the order given, since each may resolve those after it."""
+    at = _on_absent_file_pages(found, outcomes)
+    known = [
+        (int(found.time[each]) if found.time is not None else each, each, space)
+        for space, part in found.chosen(at)
+        for each in part[space.of_known(found.pages[part])].tolist()
+    ]
+    for _, each, space in sorted(known, key=lambda item: item[0]):
+        if space.memory.tables.entries[found.slots[each]]:
+            outcomes[each] = _NO_FAULT
+        elif not map_around(space, int(found.pages[each])):
+            outcomes[each] = _OUT_OF_MEMORY
 
 
 def _resolved_before(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
     if len(outcomes) > 1:
         again = ~memory.tables.first_of_each(found.slots)
-        again &= outcomes != _SEGMENTATION_FAULT
+        again &= (outcomes != _SEGMENTATION_FAULT) & (outcomes != _BUS_ERROR)
         outcomes[again] = _NO_FAULT
 
 
 def _refuse(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
-    """The one fault of this part needs a frame, and there is none."""
+    """The one fault of this part may need more frames than there are."""
     wants_frame = _FILLS[outcomes] | (outcomes == _MAPPED)
     for at in np.flatnonzero(wants_frame).tolist():
-        if outcomes[at] != _MAPPED or _lacks_frame(memory, found, at):
+        needed = int(_FILLS[outcomes[at]])
+        if outcomes[at] in (_MAPPED, _COPIED_FROM_FILE):
+            needed += _fetches(memory, found, at, copies=bool(needed))
+        if needed and memory.frames.room(needed) < needed:
             outcomes[at] = _OUT_OF_MEMORY
 
 
-def _lacks_frame(memory: Memory, found: _Located, at: int) -> bool:
+def _fetches(memory: Memory, found: _Located, at: int, *, copies: bool) -> bool:
+    """Whether the fault needs a page of the page cache that is not there yet."""
+    if found.entries[at]:
+        return False
     ((space, _),) = found.groups
-    objects, offsets = space.mappings.backing(found.pages[at : at + 1])
-    return bool(objects[0] != 0 and memory.cache.peek(objects, offsets)[0] == 0)
+    pages = found.pages[at : at + 1]
+    objects, offsets = space.mappings.backing(pages)
+    if objects[0] == 0 or (copies and int(objects[0]) not in memory.cache.known):
+        return False
+    return bool(memory.cache.peek(objects, offsets)[0] == 0)
 
 
 def _decide(memory: Memory, found: _Located, asked: Ints, decided: Outcomes | None) -> Outcomes:
@@ -291,7 +342,7 @@ def _fill(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
     old, slots = found.frames[at], found.slots[at]
     fresh = memory.frames.allocate(len(at), _OWN_FRAME)
     memory.tables.entries[slots] = entries_for(fresh, OWNED)
-    if memory.frames.contents:
+    if memory.frames.contents or memory.cache.known:
         memory.frames.copy_contents(_sources(memory, found, at), fresh)
     left = old[old != 0]
     if left.size:
@@ -306,7 +357,11 @@ def _sources(memory: Memory, found: _Located, at: Ints) -> Ints:
     sources = found.frames[at]
     none = at[(found.entries[at] == 0) & ((found.flags[at] & _FILE) != 0)]
     for space, part in found.chosen(none):
-        sources[at.searchsorted(part)] = memory.cache.peek(*space.mappings.backing(found.pages[part]))
+        objects, offsets = space.mappings.backing(found.pages[part])
+        if memory.cache.known:
+            known = space.of_known(found.pages[part])
+            memory.cache.fetch(objects[known], offsets[known])
+        sources[at.searchsorted(part)] = memory.cache.peek(objects, offsets)
     return sources
 
 

@@ -8,7 +8,8 @@
 | exit | the space drops everything and is gone; its number is never used again |
 | write_faults, read_faults | page faults, in batches across spaces (`cowscope.vm.faults`) |
 
-Not modelled: pids, threads, scheduling; time is the order of the calls.
+Programs with pids live one floor higher, in `cowscope.vm.process`; a space ends when its last process leaves it.
+Not modelled: scheduling; time is the order of the calls.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from cowscope.vm import faults, processes
 from cowscope.vm.columns import Ints, Outcomes
 from cowscope.vm.entry import INHERITED
 from cowscope.vm.events import Event
+from cowscope.vm.files import File
 from cowscope.vm.frames import Frames
 from cowscope.vm.memory import Memory
 from cowscope.vm.policies import POLICIES, Policy
+from cowscope.vm.process import Process
 from cowscope.vm.rules import FrameFlag
-from cowscope.vm.spaces import AddressSpace, Dropped
+from cowscope.vm.spaces import AddressSpace
+from cowscope.vm.states import Dropped
 
 
 class Machine:
@@ -51,8 +55,41 @@ class Machine:
         """Start with no process; an unknown policy is a `KeyError`."""
         chosen = POLICIES[policy] if isinstance(policy, str) else policy
         self.memory = Memory(Frames(frame_limit), chosen)
-        self.spaces: dict[int, AddressSpace] = {}
+        self.spaces = self.memory.spaces
         self._n_spaces = 0
+        self.processes: dict[int, Process] = {}
+        """All processes by pid, zombies too."""
+        self._n_pids = 0
+
+    def start(self) -> Process:
+        """A new process with an empty address space, and no parent."""
+        return self.adopt(None, self.spawn())
+
+    def file(self, n_bytes: int = 0, *, tracked: bool = False) -> File:
+        """A new file of `n_bytes` bytes; `tracked` if a file system wants to know of first writes (see `File`)."""
+        return File(self.memory, n_bytes, tracked=tracked)
+
+    def new_pid(self) -> int:
+        """A number that no process or thread has had."""
+        self._n_pids += 1
+        return self._n_pids
+
+    def adopt(self, parent: Process | None, space: AddressSpace) -> Process:
+        """A new process in `space`, as a child of `parent`."""
+        process = Process(self, self.new_pid(), space, parent)
+        self.processes[process.pid] = process
+        if parent is not None:
+            parent.children.append(process)
+        return process
+
+    def leave(self, space: AddressSpace) -> None:
+        """A process went out of `space`; it ends with the last."""
+        if not any(process.lives_in(space) for process in self.processes.values()):
+            self.exit(space.id)
+
+    def bury(self, process: Process) -> None:
+        """Nobody can ask for this process any more."""
+        self.processes.pop(process.pid, None)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Have `listener` called with each event of each trapped `load` and `store`."""

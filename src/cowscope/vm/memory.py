@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cowscope.vm.cache import PageCache
 from cowscope.vm.events import Event
@@ -11,10 +12,13 @@ from cowscope.vm.frames import Frames
 from cowscope.vm.policies import POLICIES, Policy
 from cowscope.vm.tables import PageTables
 
+if TYPE_CHECKING:
+    from cowscope.vm.spaces import AddressSpace
+
 
 @dataclass(slots=True)
 class Memory:
-    """Frames, leaf tables, page cache, the policy, and who listens to the events.
+    """Frames, leaf tables, page cache, the policy, the spaces, and who listens to the events.
 
     >>> Memory().frames.in_use
     0
@@ -25,6 +29,10 @@ class Memory:
     tables: PageTables = field(default_factory=PageTables)
     cache: PageCache = field(init=False)
     listeners: list[Callable[[Event], None]] = field(default_factory=list)
+    spaces: dict[int, AddressSpace] = field(default_factory=dict)
+    """All address spaces over this memory, by number."""
+    guarded: bool = False
+    """Whether any guard marker was ever installed."""
     overruled: int = 0
     """Faults for which a caller imposed another outcome than the policy would have chosen."""
 

@@ -7,9 +7,11 @@
 | shared | same | none: the child faults again |
 | MADV_WIPEONFORK | same, without `anon_vma` | none; the parent stays exclusive |
 | MADV_DONTFORK | none | none; the parent stays exclusive |
+| guard markers were once installed in it | same | all copied, markers and shared pages too |
 
-A copied entry loses W in parent and child, its frame the exclusive mark; the map count rises by one. The
-child's entry is not accessed but keeps dirty, and is marked inherited where its frame is anonymous.
+A copied entry of a private mapping loses W in parent and child, its frame the exclusive mark; the map count
+rises by one. The child's entry is not accessed but keeps dirty, and is marked inherited where its frame is
+anonymous. A copied entry of a shared mapping keeps W, and is clean.
 
 Source: `dup_mmap`, `vma_needs_copy`, `copy_present_ptes`, `folio_try_dup_anon_rmap_pte`.
 Not modelled: pinned pages (copied at once), vfork and threads (the same space), userfaultfd.
@@ -20,44 +22,55 @@ from __future__ import annotations
 import numpy as np
 
 from cowscope.vm.columns import Bools, Ints
-from cowscope.vm.entry import ACCESSED, INHERITED, WRITABLE, frames_of, without
+from cowscope.vm.entry import ACCESSED, DIRTY, INHERITED, WRITABLE, frames_of, without
 from cowscope.vm.rules import FrameFlag, MappingFlag
 from cowscope.vm.spaces import AddressSpace
 from cowscope.vm.tables import LEAF_MASK, LEAF_SHIFT
 
-_DECIDING = int(MappingFlag.ANON_VMA | MappingFlag.SHARED | MappingFlag.DONT_FORK | MappingFlag.WIPE_ON_FORK)
+_SHARED = int(MappingFlag.SHARED)
 _ANON_VMA = int(MappingFlag.ANON_VMA)
+_MAYBE_GUARD = int(MappingFlag.MAYBE_GUARD)
+_LEFT_OUT = int(MappingFlag.DONT_FORK | MappingFlag.WIPE_ON_FORK)
 
 
 def fork(parent: AddressSpace, number: int) -> AddressSpace:
     """A child of `parent`, as space `number`; costs the parent's present pages, not its mappings' size."""
     child = AddressSpace(parent.memory, number)
+    child.layout, child.brk, child.has_stack = parent.layout, parent.brk, parent.has_stack
     child.mappings = parent.mappings.inherited()
     mappings = child.mappings
     parent.memory.cache.show(mappings.object, mappings.end - mappings.start)
     pages, slots = parent.table.occupied()
-    copied = _copied(parent, pages)
+    held = pages.searchsorted(parent.mappings.end) - pages.searchsorted(parent.mappings.start)
+    copies = _needs_copy(parent.mappings.flags)
+    copied = np.repeat(copies, held)
     if copied.any():
-        child.shared_at_fork = _copy_entries(parent, child, pages[copied], slots[copied])
+        flags = np.repeat(parent.mappings.flags[copies], held[copies])
+        child.shared_at_fork = _copy_entries(parent, child, pages[copied], slots[copied], flags)
     return child
 
 
-def _copied(parent: AddressSpace, pages: Ints) -> Bools:
-    """True for the present `pages` (ascending) whose entries fork copies; some mapping holds each."""
-    mappings = parent.mappings
-    held = pages.searchsorted(mappings.end) - pages.searchsorted(mappings.start)
-    return np.repeat((mappings.flags & _DECIDING) == _ANON_VMA, held)
+def _needs_copy(flags: Ints) -> Bools:
+    """True for mappings of which fork copies the entries."""
+    written = (flags & (_ANON_VMA | _SHARED)) == _ANON_VMA
+    needs: Bools = ((flags & _LEFT_OUT) == 0) & (written | ((flags & _MAYBE_GUARD) != 0))
+    return needs
 
 
-def _copy_entries(parent: AddressSpace, child: AddressSpace, pages: Ints, slots: Ints) -> int:
+def _copy_entries(parent: AddressSpace, child: AddressSpace, pages: Ints, slots: Ints, flags: Ints) -> int:
     memory = parent.memory
     targets = _child_slots(child, pages)
     entries = memory.tables.entries[slots]
     frames = frames_of(entries)
     anon = (memory.frames.flags[frames] & int(FrameFlag.ANON)) != 0
-    memory.tables.entries[slots] = without(entries, WRITABLE)
     inherited = without(entries, WRITABLE | ACCESSED | INHERITED)
     inherited[anon] |= np.uint64(INHERITED)
+    shared = (flags & _SHARED) != 0
+    if shared.any():
+        inherited[shared] = without(entries[shared], ACCESSED | DIRTY)
+        memory.tables.entries[slots[~shared]] = without(entries[~shared], WRITABLE)
+    else:
+        memory.tables.entries[slots] = without(entries, WRITABLE)
     memory.tables.entries[targets] = inherited
     memory.frames.share(frames)
     return int(np.count_nonzero(anon))

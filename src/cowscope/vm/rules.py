@@ -3,6 +3,7 @@
 | mapping | entry | frame | outcome |
 |---|---|---|---|
 | none, or not writable | | | SEGMENTATION_FAULT |
+| | guard marker | | SEGMENTATION_FAULT |
 | | writable | | NO_FAULT (somebody resolved it already) |
 | shared | none | | MAPPED |
 | shared | read-only | | WRITE_TRACKED |
@@ -17,7 +18,7 @@ A read fault is simpler: SEGMENTATION_FAULT where nothing may be accessed, NO_FA
 present, else MAPPED: the zero page in a private anonymous mapping, the page cache's frame elsewhere.
 
 Source: `handle_pte_fault`, `do_wp_page`, `do_anonymous_page`, `do_cow_fault`, `do_shared_fault`.
-Not modelled: ends of files (BUS_ERROR is kept for them), guard pages, swap, KSM, huge pages.
+Ends of files (BUS_ERROR) are looked at by `cowscope.vm.file_faults`. Not modelled: swap, KSM, huge pages.
 """
 
 from __future__ import annotations
@@ -63,7 +64,13 @@ class Kind(IntEnum):
 
 
 class MappingFlag(IntFlag):
-    """The bits of a mapping's flags; the lowest three are its `Protection`."""
+    """The bits of a mapping's flags; the lowest three are its `Protection`.
+
+    FORK_CHILD: `anon_vma` hangs below a parent's (a chain that is not singular). MAYBE_GUARD: guard markers
+    were once installed. UNTRACKED: no file system wants to know of first writes (tmpfs, memfd, shared
+    anonymous). NEVER_WRITE: a shared mapping of a file that was opened for reading (no VM_MAYWRITE).
+    The others are the kernel's VM_ flags of the same names.
+    """
 
     READ = 1
     WRITE = 2
@@ -73,6 +80,17 @@ class MappingFlag(IntFlag):
     ANON_VMA = 32
     DONT_FORK = 64
     WIPE_ON_FORK = 128
+    FORK_CHILD = 256
+    MAYBE_GUARD = 512
+    ACCOUNT = 1 << 10
+    NO_RESERVE = 1 << 11
+    LOCKED = 1 << 12
+    GROWS_DOWN = 1 << 13
+    HUGE_PAGE = 1 << 14
+    NO_HUGE_PAGE = 1 << 15
+    MERGEABLE = 1 << 16
+    UNTRACKED = 1 << 17
+    NEVER_WRITE = 1 << 18
 
 
 class FrameFlag(IntFlag):
@@ -131,7 +149,13 @@ for _has in product((False, True), repeat=5):
 # Operands as arrays, as in `cowscope.vm.entry`.
 _ONE, _FOUR, _SIX = np.array(1), np.array(4), np.array(6)
 _MAPPING_BITS, _FRAME_BITS = np.array(0b1101), np.array(15)
+_GUARD: Entries = np.array(entry.GUARD, np.uint64)
 _ENTRY_BITS: Entries = np.array(entry.PRESENT | entry.WRITABLE, np.uint64)
+
+
+def refuse_guards(entries: Entries, outcomes: Outcomes) -> None:
+    """Let accesses to guard markers end in a signal; the mapping's protection was tested before."""
+    outcomes[(entries & _GUARD) != 0] = Outcome.SEGMENTATION_FAULT
 
 
 def classify_writes(mapping_flags: Ints, entries: Entries, frame_flags: Bytes) -> Outcomes:

@@ -21,59 +21,47 @@ choice of addresses (all is MAP_FIXED).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from cowscope.units import PAGE_SHIFT
 from cowscope.vm import trap
-from cowscope.vm.columns import Bools, Counts, Entries, Ints
-from cowscope.vm.entry import DIRTY, INHERITED, OWNED, READ, USER, WRITABLE, entries_for, frames_of, without
+from cowscope.vm.columns import Bools, Entries, Ints
+from cowscope.vm.entry import (
+    DIRTY,
+    GUARD,
+    INHERITED,
+    OWNED,
+    PRESENT,
+    READ,
+    USER,
+    WRITABLE,
+    entries_for,
+    frames_of,
+    without,
+)
+from cowscope.vm.layout import Layout
 from cowscope.vm.mappings import MappingRecord, Mappings
 from cowscope.vm.memory import Memory
 from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, Kind, MappingFlag, Protection
+from cowscope.vm.states import Dropped, PageStates
 from cowscope.vm.tables import END_OF_SPACE, SparseTable
 
 _WRITE = int(MappingFlag.WRITE)
 _SHARED = int(MappingFlag.SHARED)
-_ANON_VMA = int(MappingFlag.ANON_VMA)
-_ADVICE = int(MappingFlag.DONT_FORK | MappingFlag.WIPE_ON_FORK)
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """What stood in a range when its entries were dropped; all in pages.
-
-    `inherited` came by fork and were never written here since: `inherited_shared` of them others still
-    mapped, `inherited_alone` nobody else. `own` were anonymous and not inherited. `entries` counts all, the
-    zero page and the page cache's frames too.
-    """
-
-    entries: int = 0
-    inherited_shared: int = 0
-    inherited_alone: int = 0
-    own: int = 0
-
-    @property
-    def inherited(self) -> int:
-        """Pages that came by fork and were never written here.
-
-        >>> Dropped(entries=9, inherited_shared=3, inherited_alone=2, own=4).inherited
-        5
-        """
-        return self.inherited_shared + self.inherited_alone
-
-
-@dataclass(frozen=True, slots=True)
-class PageStates:
-    """The state of pages, as arrays side by side; where `present` is False all else is 0."""
-
-    present: Bools
-    anon: Bools
-    zero: Bools
-    exclusive: Bools
-    writable: Bools
-    inherited: Bools
-    map_count: Counts
+_FILE = int(MappingFlag.FILE)
+_GROWS_DOWN = int(MappingFlag.GROWS_DOWN)
+STACK_GAP = 256
+"""Pages that a growing stack leaves free below it (`stack_guard_gap`)."""
+_KEPT = int(
+    MappingFlag.ANON_VMA
+    | MappingFlag.FORK_CHILD
+    | MappingFlag.MAYBE_GUARD
+    | MappingFlag.DONT_FORK
+    | MappingFlag.WIPE_ON_FORK
+)
+"""What a mapping keeps when its record is replaced."""
 
 
 class AddressSpace:
@@ -95,20 +83,25 @@ class AddressSpace:
         self.memory = memory
         self.mappings = Mappings()
         self.table = SparseTable(memory.tables)
+        self.has_stack = False
+        """Whether a mapping may grow downwards, so that faults below it must be looked at."""
+        self.layout = Layout()
+        self.brk = self.layout.heap_start
+        """The end of the heap, in bytes."""
         self.shared_at_fork = 0
         """Anonymous pages that this space shared with its parent right after the fork that made it."""
 
     def load(self, address: int, count: int) -> bytes:
         """The `count` bytes at byte `address`; traps as often as it must.
 
-        Raises `SegmentationFault` or `OutOfMemory`.
+        Raises `SegmentationFault`, `BusError` or `OutOfMemory`.
         """
         return trap.load(self, address, count)
 
     def store(self, address: int, data: bytes) -> None:
         """Write `data` at byte `address`; traps as often as it must.
 
-        Raises `SegmentationFault` or `OutOfMemory`; then no byte of `data` was written.
+        Raises `SegmentationFault`, `BusError` or `OutOfMemory`; then no byte of `data` was written.
         """
         trap.store(self, address, data)
 
@@ -140,10 +133,32 @@ class AddressSpace:
             return self._adopt(new, old)
         dropped = self.unmap(start_page, n_pages) if old else Dropped()
         object_, offset = self._backing(new, [])
-        self._insert(replace(new, object=object_, offset=offset))
+        self.insert(replace(new, object=object_, offset=offset))
         return dropped
 
-    def _insert(self, new: MappingRecord) -> None:
+    def grow_stack(self, pages: Ints) -> bool:
+        """Let the stacks above `pages`, where no mapping is, reach down to them; whether any did.
+
+        A stack grows by a touch below it, up to the layout's limit, and keeps a distance to what it grows
+        towards (`expand_stack`).
+        """
+        grown = False
+        for page in np.unique(pages)[::-1].tolist():
+            row = int(self.mappings.start.searchsorted(page, "right"))
+            if row == len(self.mappings) or not self.mappings.flags[row] & _GROWS_DOWN:
+                continue
+            start, end = int(self.mappings.start[row]), int(self.mappings.end[row])
+            floor = max(end - (self.layout.stack_limit >> PAGE_SHIFT), self.layout.lowest >> PAGE_SHIFT)
+            if row and self.mappings.protection[row - 1] and not self.mappings.flags[row - 1] & _GROWS_DOWN:
+                floor = max(floor, int(self.mappings.end[row - 1]) + STACK_GAP)
+            if floor <= page < start:
+                self.mappings.extend_down(row, page)
+                grown = True
+        return grown
+
+    def insert(self, new: MappingRecord) -> None:
+        """Add a mapping where none lies."""
+        self.has_stack |= bool(new.flags & _GROWS_DOWN)
         if new.object:
             self.memory.cache.show(np.array([new.object]), np.array([new.end - new.start]))
         self.mappings.insert(new)
@@ -153,14 +168,15 @@ class AddressSpace:
         dropped = Dropped()
         for record in old:
             if record not in alike:
-                dropped = _sum(dropped, self.discard(record.start, record.end - record.start))
-        flags = new.flags
+                dropped += self.discard(record.start, record.end - record.start)
+        flags, anon_vma = new.flags, 0
         for record in alike:
-            flags |= record.flags & (_ANON_VMA | _ADVICE)
+            flags |= record.flags & _KEPT
+            anon_vma = anon_vma or record.anon_vma
         object_, offset = self._backing(new, alike)
-        self._insert(MappingRecord(new.start, new.end, flags, new.tag, object_, offset))
+        self.insert(replace(new, flags=flags, object=object_, offset=offset, anon_vma=anon_vma))
         self._hide(old)
-        self._reprotect(new.start, new.end, flags)
+        self.reprotect(new.start, new.end, flags)
         return dropped
 
     def _backing(self, new: MappingRecord, known: list[MappingRecord]) -> tuple[int, int]:
@@ -168,7 +184,9 @@ class AddressSpace:
 
         A new object's pages have the numbers of the addresses, so that the mapping can grow both ways.
         """
-        if new.object or not new.flags & (_SHARED | int(MappingFlag.FILE)):
+        if not new.flags & (_SHARED | _FILE):
+            return 0, new.start
+        if new.object:
             return new.object, new.offset
         for record in known:
             offset = record.offset - record.start + new.start
@@ -191,9 +209,14 @@ class AddressSpace:
         self._hide(old)
         return dropped
 
-    def discard(self, start_page: int, n_pages: int) -> Dropped:
-        """Drop the entries of the range and keep the mappings (MADV_DONTNEED); says what that dropped."""
+    def discard(self, start_page: int, n_pages: int, *, keep_guards: bool = False) -> Dropped:
+        """Drop the entries of the range and keep the mappings; says what that dropped.
+
+        MADV_DONTNEED and truncation keep guard markers, whoever takes the mapping away does not.
+        """
         _, slots = self.table.occupied(start_page, start_page + n_pages)
+        if keep_guards:
+            slots = slots[(self.memory.tables.entries[slots] & PRESENT) != 0]
         dropped = self._drop(slots)
         if slots.size:
             self.table.prune(start_page, start_page + n_pages)
@@ -208,16 +231,27 @@ class AddressSpace:
         end, shift = start_page + n_pages, to_page - start_page
         dropped = self.unmap(to_page, n_pages)
         records = self.mappings.clipped(start_page, end)
-        pages, slots = self.table.occupied(start_page, end)
-        entries = self.memory.tables.entries[slots]
-        self.memory.tables.entries[slots] = 0
-        self.table.prune(start_page, end)
+        entries = self.take(start_page, end)
         self.mappings.remove(start_page, end)
         for record in records:
             self.mappings.insert(replace(record, start=record.start + shift, end=record.end + shift))
-        if pages.size:
-            self.memory.tables.entries[self.table.slots(pages + shift, create=True)] = entries
+        self.give(shift, *entries)
         return dropped
+
+    def take(self, start: int, end: int) -> tuple[Ints, Entries]:
+        """Take the entries of the pages `start` to before `end` out of the table: the pages, their entries."""
+        pages, slots = self.table.occupied(start, end)
+        entries = self.memory.tables.entries[slots]
+        self.memory.tables.entries[slots] = 0
+        if pages.size:
+            self.table.prune(start, end)
+        return pages, entries
+
+    def give(self, shift: int, pages: Ints, entries: Entries) -> None:
+        """Put what `take` took `shift` pages further, where no entry is."""
+        if pages.size:
+            slots = self.table.slots(pages + shift, create=True)  # first: it may replace the pool
+            self.memory.tables.entries[slots] = entries
 
     def zap(self, pages: Ints) -> Dropped:
         """Drop the entries of `pages`, in any order, and keep the mappings; says what that dropped."""
@@ -240,7 +274,8 @@ class AddressSpace:
         n_inherited, n_shared = int(np.count_nonzero(inherited)), int(np.count_nonzero(shared))
         self.memory.tables.entries[slots] = 0
         frames.unmap(numbers)
-        return Dropped(len(slots), n_shared, n_inherited - n_shared, int(np.count_nonzero(own)))
+        n_present = int(np.count_nonzero(entries & PRESENT))
+        return Dropped(n_present, n_shared, n_inherited - n_shared, int(np.count_nonzero(own)))
 
     def protect(self, start_page: int, n_pages: int, protection: Protection | int) -> None:
         """Change what the range allows (mprotect); parts that no mapping holds are left out."""
@@ -249,10 +284,12 @@ class AddressSpace:
             flags = old.flags & ~PROTECTION_BITS | int(protection)
             if flags != old.flags:
                 self.mappings.update(old.start, old.end, clear=PROTECTION_BITS, add=int(protection))
-                self._reprotect(old.start, old.end, flags)
+                self.reprotect(old.start, old.end, flags)
 
-    def _reprotect(self, start: int, end: int, flags: int) -> None:
+    def reprotect(self, start: int, end: int, flags: int) -> None:
+        """Make the entries fit a mapping of `flags`, whose protection changed (`change_pte_range`)."""
         _, slots = self.table.occupied(start, end)
+        slots = slots[(self.memory.tables.entries[slots] & PRESENT) != 0]
         if not slots.size:
             return
         entries = without(self.memory.tables.entries[slots], WRITABLE | USER)
@@ -264,7 +301,8 @@ class AddressSpace:
 
     def _writable_at_once(self, entries: Entries, flags: int) -> Bools:
         if flags & _SHARED:
-            clean_too: Bools = ((entries & DIRTY) != 0) | (not flags & int(MappingFlag.FILE))
+            untracked = not flags & _FILE or bool(flags & int(MappingFlag.UNTRACKED))
+            clean_too: Bools = ((entries & DIRTY) != 0) | untracked
             return clean_too
         wanted = int(FrameFlag.ANON | FrameFlag.EXCLUSIVE)
         owned: Bools = (self.memory.frames.flags[frames_of(entries)] & wanted) == wanted
@@ -317,15 +355,22 @@ class AddressSpace:
         self.memory.tables.entries[slots] = entries
         self.mappings.note_anon_vma(pages)
 
+    def of_known(self, pages: Ints) -> Bools:
+        """True where the length and the cached pages of what backs a page are known."""
+        objects, _ = self.mappings.backing(pages)
+        return np.isin(objects, list(self.memory.cache.known))
+
     def present_pages(self) -> Ints:
         """The pages that have an entry, ascending."""
-        return self.table.occupied()[0]
+        pages, slots = self.table.occupied()
+        present: Ints = pages[(self.memory.tables.entries[slots] & PRESENT) != 0]
+        return present
 
     def page_states(self, pages: Ints) -> PageStates:
         """The state of each of `pages`."""
         frames = self.memory.frames
         entries = self.memory.tables.entries[self.table.slots(pages)]
-        numbers, present = frames_of(entries), entries != 0
+        numbers, present = frames_of(entries), (entries & PRESENT) != 0
         flags = np.where(present, frames.flags[numbers], np.uint8(0))
         return PageStates(
             present=present,
@@ -335,6 +380,8 @@ class AddressSpace:
             writable=(entries & WRITABLE) != 0,
             inherited=(entries & INHERITED) != 0,
             map_count=frames.map_counts[numbers],
+            guard=(entries & GUARD) != 0,
+            frame=numbers,
         )
 
     def clear(self) -> Dropped:
@@ -344,12 +391,3 @@ class AddressSpace:
         self.memory.cache.hide(self.mappings.object, self.mappings.end - self.mappings.start)
         self.mappings = Mappings()
         return dropped
-
-
-def _sum(one: Dropped, other: Dropped) -> Dropped:
-    return Dropped(
-        one.entries + other.entries,
-        one.inherited_shared + other.inherited_shared,
-        one.inherited_alone + other.inherited_alone,
-        one.own + other.own,
-    )

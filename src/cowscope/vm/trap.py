@@ -7,10 +7,18 @@ translate → (entry missing or forbids it) page fault → handler → translate
 | resolved | starts again, from translation |
 | SEGMENTATION_FAULT, BUS_ERROR, OUT_OF_MEMORY | raises; no byte was moved |
 
-An access over several pages translates all of them before it moves a byte.
-Source: `exc_page_fault`, `do_user_addr_fault`; error bits as in the
-processor manual (1 present, 2 write, 4 user).
-Not modelled: TLBs, instruction fetches, accesses by the kernel.
+An access over several pages translates all of them before it moves a byte. The present bit of the error code
+is the hardware's: entries under PROT_NONE, guard markers and none look alike. A successful translation marks
+the entry accessed, and dirty at a store.
+
+| signal | code | why |
+|---|---|---|
+| SegmentationFault | 1 SEGV_MAPERR | no mapping, or a guard marker in one that would allow the access |
+| SegmentationFault | 2 SEGV_ACCERR | the mapping forbids the access |
+| BusError | 2 BUS_ADRERR | beyond the end of the file |
+
+Source: `exc_page_fault`, `do_user_addr_fault`, `access_error`; error bits as in the
+processor manual (1 present, 2 write, 4 user; 16, instruction fetch, is not modelled).
 """
 
 from __future__ import annotations
@@ -23,17 +31,19 @@ import numpy as np
 from cowscope.errors import CowscopeError
 from cowscope.units import PAGE_SHIFT, PAGE_SIZE
 from cowscope.vm import faults
-from cowscope.vm.entry import FRAME_BITS, FRAME_SHIFT, PRESENT, USER, WRITABLE
+from cowscope.vm.entry import ACCESSED, DIRTY, FRAME_BITS, FRAME_SHIFT, PRESENT, USER, WRITABLE
 from cowscope.vm.events import Allocated, Classified, Copied, Mapped, Resumed, Trapped
-from cowscope.vm.rules import Outcome
+from cowscope.vm.rules import PROTECTION_BITS, MappingFlag, Outcome
 
 if TYPE_CHECKING:
     from cowscope.vm.spaces import AddressSpace
 
 _LOAD = PRESENT | USER
 _STORE = PRESENT | USER | WRITABLE
+_MARKS = {_LOAD: ACCESSED, _STORE: ACCESSED | DIRTY}
 _ERROR_WRITE = 2
 _ERROR_USER = 4
+_MAPERR, _ACCERR, _ADRERR = 1, 2, 2
 
 
 class PageFault(Exception):
@@ -49,12 +59,13 @@ class PageFault(Exception):
 class AccessFault(CowscopeError):
     """An access that ends the process, or that memory does not suffice for."""
 
-    def __init__(self, address: int, error_code: int) -> None:
-        """Keep the address that could not be reached, and x86's error bits."""
+    def __init__(self, address: int, error_code: int, signal_code: int = 0) -> None:
+        """Keep the address that could not be reached, x86's error bits, and the signal's code (`si_code`)."""
         access = "write to" if error_code & _ERROR_WRITE else "read from"
         super().__init__(f"{access} {address:#x} (error code {error_code:#x})")
         self.address = address
         self.error_code = error_code
+        self.signal_code = signal_code
 
 
 class SegmentationFault(AccessFault):
@@ -76,23 +87,31 @@ _RAISED = {
 }
 
 
-def load(space: AddressSpace, address: int, count: int) -> bytes:
-    """Read `count` bytes; see `AddressSpace.load`."""
+def load(space: AddressSpace, address: int, count: int, *, user: bool = True) -> bytes:
+    """Read `count` bytes; see `AddressSpace.load`. `user` is False where the kernel reads for the process."""
     frames = space.memory.frames
-    pieces = [(_frame(space, at, _LOAD), at % PAGE_SIZE, size) for at, size in _by_page(address, count)]
+    by = _ERROR_USER * user
+    pieces = [(_frame(space, at, _LOAD, by), at % PAGE_SIZE, size) for at, size in by_page(address, count)]
     return b"".join([frames.read(frame, offset, size) for frame, offset, size in pieces])
 
 
-def store(space: AddressSpace, address: int, data: bytes) -> None:
-    """Write `data`; see `AddressSpace.store`."""
-    frames, done = space.memory.frames, 0
-    pieces = [(_frame(space, at, _STORE), at % PAGE_SIZE, size) for at, size in _by_page(address, len(data))]
+def store(space: AddressSpace, address: int, data: bytes, *, user: bool = True) -> None:
+    """Write `data`; see `AddressSpace.store`. `user` is False where the kernel writes for the process."""
+    frames, done, by = space.memory.frames, 0, _ERROR_USER * user
+    pieces = [
+        (_frame(space, at, _STORE, by), at % PAGE_SIZE, size) for at, size in by_page(address, len(data))
+    ]
     for frame, offset, size in pieces:
         frames.write(frame, offset, data[done : done + size])
         done += size
 
 
-def _by_page(address: int, count: int) -> Iterator[tuple[int, int]]:
+def by_page(address: int, count: int) -> Iterator[tuple[int, int]]:
+    """Address and size of each page's part of a range of bytes.
+
+    >>> list(by_page(4095, 3))
+    [(4095, 1), (4096, 2)]
+    """
     end = address + count
     while address < end:
         size = min(PAGE_SIZE - address % PAGE_SIZE, end - address)
@@ -100,20 +119,24 @@ def _by_page(address: int, count: int) -> Iterator[tuple[int, int]]:
         address += size
 
 
-def _frame(space: AddressSpace, address: int, needed: int) -> int:
+def _frame(space: AddressSpace, address: int, needed: int, by: int) -> int:
     """The frame behind `address`, as often as it takes: translate, trap, handle."""
     while True:
         try:
-            return _translate(space, address >> PAGE_SHIFT, needed)
+            return _translate(space, address >> PAGE_SHIFT, needed, by)
         except PageFault as fault:
             _handle(space, address, fault)
 
 
-def _translate(space: AddressSpace, page: int, needed: int) -> int:
-    entry = int(space.memory.tables.entries[space.table.slot(page)])
+def _translate(space: AddressSpace, page: int, needed: int, by: int) -> int:
+    slot = space.table.slot(page)
+    entry = int(space.memory.tables.entries[slot])
     if entry & needed != needed:
         present = PRESENT if entry & USER else 0
-        raise PageFault(page, present | _ERROR_USER | (_ERROR_WRITE if needed == _STORE else 0))
+        raise PageFault(page, present | by | (_ERROR_WRITE if needed == _STORE else 0))
+    marks = _MARKS[needed]
+    if entry & marks != marks:
+        space.memory.tables.entries[slot] = entry | marks
     return (entry & FRAME_BITS) >> FRAME_SHIFT
 
 
@@ -125,7 +148,17 @@ def _handle(space: AddressSpace, address: int, fault: PageFault) -> None:
     if space.memory.listeners:
         _tell(space, address, fault, outcome, before)
     if outcome in _RAISED:
-        raise _RAISED[outcome](address, fault.error_code)
+        raise _RAISED[outcome](address, fault.error_code, _signal_code(space, fault, outcome))
+
+
+def _signal_code(space: AddressSpace, fault: PageFault, outcome: Outcome) -> int:
+    """The signal's `si_code`; 0 where there is no signal."""
+    if outcome is Outcome.SEGMENTATION_FAULT:
+        flags = int(space.mappings.flags_at(np.array([fault.page]))[0])
+        needed = MappingFlag.WRITE if fault.error_code & _ERROR_WRITE else PROTECTION_BITS
+        held = int(space.mappings.lookup(np.array([fault.page]))[0]) >= 0
+        return _ACCERR if held and not flags & needed else _MAPERR
+    return _ADRERR if outcome is Outcome.BUS_ERROR else 0
 
 
 def _entry(space: AddressSpace, page: int) -> int:

@@ -1,0 +1,164 @@
+"""madvise: what a process may tell the kernel about its memory.
+
+| advice | where | effect |
+|---|---|---|
+| DONTNEED | not locked | entries go, guard markers stay; the next read sees zeros, or the file |
+| FREE | private anonymous | entries become clean; contents stay until memory is short, which never comes here |
+| REMOVE | shared, writable | the pages go from the page cache, and their entries everywhere |
+| DONTFORK, DOFORK | | a child gets no such mapping, or does again |
+| WIPEONFORK | private anonymous | a child gets the mapping empty |
+| KEEPONFORK | | or not empty again |
+| POPULATE_READ, POPULATE_WRITE | | see `cowscope.vm.populate` |
+| HUGEPAGE, NOHUGEPAGE | | marks the mapping, takes the other mark away |
+| MERGEABLE, UNMERGEABLE | private | marks the mapping, takes the mark away |
+| GUARD_INSTALL | not locked | entries go, every page gets a marker: accesses end in a signal |
+| GUARD_REMOVE | | markers go |
+| COLD, PAGEOUT, WILLNEED | | nothing, without swap |
+
+Advice goes mapping by mapping. A gap is skipped, and the call fails in the end, all the rest done; a mapping
+that the advice does not fit ends the call, those before it done.
+
+Source: `madvise_walk_vmas`, `madvise_vma_behavior`, `madvise_guard_install`, `ksm_madvise`, `hugepage_madvise`.
+Not modelled: RANDOM and SEQUENTIAL, which steer readahead; COLLAPSE; pages given back under pressure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+
+import numpy as np
+
+from cowscope.errors import Forbidden, InvalidArgument, NoMemory
+from cowscope.vm.calls import change, check_range, covering
+from cowscope.vm.entry import DIRTY, GUARD, PRESENT, without
+from cowscope.vm.mappings import MappingRecord
+from cowscope.vm.populate import populate_or_raise
+from cowscope.vm.reverse import punch
+from cowscope.vm.rules import MappingFlag
+from cowscope.vm.spaces import AddressSpace
+
+
+class Advice(IntEnum):
+    """What may be advised, with the values of madvise(2)."""
+
+    WILLNEED = 3
+    DONTNEED = 4
+    FREE = 8
+    REMOVE = 9
+    DONTFORK = 10
+    DOFORK = 11
+    MERGEABLE = 12
+    UNMERGEABLE = 13
+    HUGEPAGE = 14
+    NOHUGEPAGE = 15
+    WIPEONFORK = 18
+    KEEPONFORK = 19
+    COLD = 20
+    PAGEOUT = 21
+    POPULATE_READ = 22
+    POPULATE_WRITE = 23
+    GUARD_INSTALL = 102
+    GUARD_REMOVE = 103
+
+
+_FLAGS: dict[Advice, tuple[int, int]] = {
+    # what is taken off, what is put on
+    Advice.DONTFORK: (0, MappingFlag.DONT_FORK),
+    Advice.DOFORK: (MappingFlag.DONT_FORK, 0),
+    Advice.WIPEONFORK: (0, MappingFlag.WIPE_ON_FORK),
+    Advice.KEEPONFORK: (MappingFlag.WIPE_ON_FORK, 0),
+    Advice.HUGEPAGE: (MappingFlag.NO_HUGE_PAGE, MappingFlag.HUGE_PAGE),
+    Advice.NOHUGEPAGE: (MappingFlag.HUGE_PAGE, MappingFlag.NO_HUGE_PAGE),
+    Advice.MERGEABLE: (0, MappingFlag.MERGEABLE),
+    Advice.UNMERGEABLE: (MappingFlag.MERGEABLE, 0),
+}
+_BACKED = int(MappingFlag.SHARED | MappingFlag.FILE)
+
+
+def madvise(space: AddressSpace, address: int, length: int, advice: Advice | int) -> None:
+    """Take advice about a range; see `Process.madvise`."""
+    try:
+        wanted = Advice(advice)
+    except ValueError:
+        raise InvalidArgument(f"no advice has the number {advice}") from None
+    start, n_pages = check_range(space, address, length)
+    end = start + n_pages
+    if wanted in (Advice.POPULATE_READ, Advice.POPULATE_WRITE):
+        populate_or_raise(space, start, end, write=wanted is Advice.POPULATE_WRITE)
+        return
+    gap = None
+    while start < end:
+        try:
+            for part in covering(space, start, end):
+                _apply(space, part, wanted)
+                start = part.end
+        except NoMemory as refusal:
+            gap = gap or refusal
+            after = space.mappings.clipped(start, end)
+            start = after[0].start if after else end
+    if gap is not None:
+        raise gap
+
+
+def _apply(space: AddressSpace, part: MappingRecord, advice: Advice) -> None:
+    if advice in _FLAGS:
+        clear, add = _FLAGS[advice]
+        if advice is Advice.WIPEONFORK and part.flags & _BACKED:
+            raise InvalidArgument("only private anonymous memory can be wiped on fork")
+        if advice is Advice.MERGEABLE and part.flags & MappingFlag.SHARED:
+            return
+        change(space, part, part.flags & ~clear | add)
+    elif advice in _ACTIONS:
+        _ACTIONS[advice](space, part)
+
+
+def _dont_need(space: AddressSpace, part: MappingRecord) -> None:
+    if part.flags & MappingFlag.LOCKED:
+        raise InvalidArgument("locked memory cannot be discarded")
+    space.discard(part.start, part.end - part.start, keep_guards=True)
+
+
+def _free(space: AddressSpace, part: MappingRecord) -> None:
+    if part.flags & _BACKED:
+        raise InvalidArgument("only private anonymous memory can be freed lazily")
+    _, slots = space.table.occupied(part.start, part.end)
+    entries = space.memory.tables.entries
+    entries[slots] = without(entries[slots], DIRTY)
+
+
+def _remove(space: AddressSpace, part: MappingRecord) -> None:
+    if part.flags & MappingFlag.LOCKED or not part.object:
+        raise InvalidArgument("only what lies in the page cache and is not locked can be removed")
+    if not part.flags & MappingFlag.SHARED or not part.flags & MappingFlag.WRITE:
+        raise Forbidden("only a shared writable mapping may remove pages of its file")
+    punch(space.memory, part.object, part.offset, part.offset + part.end - part.start)
+
+
+def _guard(space: AddressSpace, part: MappingRecord) -> None:
+    if part.flags & MappingFlag.LOCKED:
+        raise InvalidArgument("locked memory cannot be guarded")
+    pages = np.arange(part.start, part.end)
+    space.mappings.note_guard(part.start)
+    if not part.flags & _BACKED:
+        space.mappings.note_anon_vma(pages[:1])
+    space.discard(part.start, part.end - part.start)
+    slots = space.table.slots(pages, create=True)  # first: it may replace the pool
+    space.memory.tables.entries[slots] = GUARD
+    space.memory.guarded = True
+
+
+def _unguard(space: AddressSpace, part: MappingRecord) -> None:
+    _, slots = space.table.occupied(part.start, part.end)
+    entries = space.memory.tables.entries
+    entries[slots[(entries[slots] & PRESENT) == 0]] = 0
+    space.table.prune(part.start, part.end)
+
+
+_ACTIONS: dict[Advice, Callable[[AddressSpace, MappingRecord], None]] = {
+    Advice.DONTNEED: _dont_need,
+    Advice.FREE: _free,
+    Advice.REMOVE: _remove,
+    Advice.GUARD_INSTALL: _guard,
+    Advice.GUARD_REMOVE: _unguard,
+}

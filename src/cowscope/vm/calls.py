@@ -1,0 +1,246 @@
+"""The calls that change mappings: mmap, munmap, mprotect, brk, mlock, by bytes, with the kernel's own checks.
+
+| call | mappings | entries |
+|---|---|---|
+| mmap | what lay there goes; merged with its neighbours | none; faulted in with MAP_POPULATE, MAP_LOCKED |
+| munmap | split at the borders, gone inside | dropped |
+| mprotect | those that differ: split, changed, merged; a gap ends the call there | see `AddressSpace.protect` |
+| brk | the heap grows (joins the mapping before it) or shrinks | dropped |
+| mlock, munlock | split, marked, merged | all faulted in, for writing where private and writable |
+
+VM_ACCOUNT, which decides about merging: set by mmap and mprotect on private writable memory; mprotect takes it
+off memory that was never written.
+
+A call that is refused changes nothing, but where the kernel works through a range mapping by mapping (mprotect,
+mlock): what lies before the refusal stays changed.
+Source: `do_mmap`, `do_vmi_munmap`, `do_mprotect_pkey`, `mprotect_fixup`, `do_brk_flags`, `apply_vma_lock_flags`.
+Not modelled: protection keys, limits of mappings and of locked memory, overcommit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cowscope.errors import AlreadyMapped, Forbidden, InvalidArgument, NoMemory
+from cowscope.units import PAGE_SHIFT, PAGE_SIZE
+from cowscope.vm import layout
+from cowscope.vm.cache import KnownObject
+from cowscope.vm.mappings import MappingRecord
+from cowscope.vm.merging import merge
+from cowscope.vm.populate import populate
+from cowscope.vm.rules import PROTECTION_BITS, MappingFlag, Protection
+from cowscope.vm.spaces import AddressSpace
+
+_READ, _WRITE = int(MappingFlag.READ), int(MappingFlag.WRITE)
+_SHARED, _FILE = int(MappingFlag.SHARED), int(MappingFlag.FILE)
+_ACCOUNT, _LOCKED = int(MappingFlag.ACCOUNT), int(MappingFlag.LOCKED)
+_NO_RESERVE, _NEVER_WRITE = int(MappingFlag.NO_RESERVE), int(MappingFlag.NEVER_WRITE)
+_UNTRACKED = int(MappingFlag.UNTRACKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Backing:
+    """The file behind a mapping: its number in the page cache, the byte to begin at, what it was opened for."""
+
+    number: int
+    offset: int = 0
+    writable: bool = True
+
+
+def whole_pages(length: int) -> int:
+    """Pages that `length` bytes need.
+
+    >>> whole_pages(1), whole_pages(4096), whole_pages(0)
+    (1, 1, 0)
+    """
+    return -(-length // PAGE_SIZE)
+
+
+def check_range(space: AddressSpace, address: int, length: int) -> tuple[int, int]:
+    """First page and number of pages of a range; `InvalidArgument` unless it is one of user addresses."""
+    if address % PAGE_SIZE:
+        raise InvalidArgument(f"address {address:#x} is not at a page's start")
+    if not 0 <= address <= space.layout.end or not 0 <= length <= space.layout.end - address:
+        raise InvalidArgument(f"{length:#x} bytes at {address:#x} lie outside of the address space")
+    return address >> PAGE_SHIFT, whole_pages(length)
+
+
+def mmap(
+    space: AddressSpace,
+    length: int,
+    *,
+    protection: Protection | int,
+    shared: bool = False,
+    address: int = 0,
+    fixed: bool = False,
+    replace: bool = True,
+    file: Backing | None = None,
+    populated: bool = False,
+    locked: bool = False,
+    extra: int = 0,
+) -> int:
+    """Map `length` bytes and say where; see `Process.mmap`. `extra` are further `MappingFlag` bits."""
+    start, n_pages = _place(space, length, address, fixed, replace, file is None and not shared)
+    flags = check_protection(protection) | _SHARED * shared | _LOCKED * locked | extra
+    if not shared and flags & (_WRITE | _NO_RESERVE) == _WRITE:
+        flags |= _ACCOUNT
+    object_, offset = 0, start
+    if file is not None:
+        flags |= _file_flags(space, file, flags)
+        object_, offset = file.number, file.offset >> PAGE_SHIFT
+    elif shared:
+        flags |= _UNTRACKED
+        object_, offset = space.memory.cache.new_object(KnownObject(n_pages * PAGE_SIZE)), 0
+    space.unmap(start, n_pages)
+    space.insert(MappingRecord(start, start + n_pages, flags, 0, object_, offset))
+    merge(space.mappings, start)
+    if populated or locked:
+        populate(space, start, start + n_pages)
+    return start << PAGE_SHIFT
+
+
+def _place(
+    space: AddressSpace, length: int, address: int, fixed: bool, replace: bool, anonymous: bool
+) -> tuple[int, int]:
+    """First page and number of pages of a new mapping."""
+    bounds = space.layout
+    if length <= 0:
+        raise InvalidArgument(f"a mapping of {length} bytes")
+    if length > bounds.end or (fixed and address > bounds.end - length):
+        raise NoMemory(f"{length:#x} bytes do not fit into the address space")
+    n_pages = whole_pages(length)
+    if fixed:
+        start, _ = check_range(space, address, length)
+        if start < bounds.lowest >> PAGE_SHIFT:
+            raise InvalidArgument(f"nothing may be mapped below {bounds.lowest:#x}")
+        if not replace and not layout.free_at(space.mappings, bounds, start, n_pages):
+            raise AlreadyMapped(f"something lies in the {length:#x} bytes at {address:#x}")
+        return start, n_pages
+    return choose(space, address, n_pages, anonymous=anonymous), n_pages
+
+
+def choose(space: AddressSpace, hint: int, n_pages: int, *, anonymous: bool) -> int:
+    """The page where the kernel would put `n_pages` pages: at the hint (bytes; 0: none) if nothing lies there."""
+    if hint:
+        start = max(hint, space.layout.lowest) >> PAGE_SHIFT
+        if layout.free_at(space.mappings, space.layout, start, n_pages):
+            return start
+    aligned = anonymous and not hint and n_pages % 512 == 0
+    found = layout.choose(space.mappings, space.layout, n_pages, aligned=aligned)
+    if found is None:
+        raise NoMemory(f"no gap of {n_pages} pages is left")
+    return found
+
+
+def check_protection(protection: Protection | int) -> int:
+    """`protection` as bits; `InvalidArgument` if there are others than read, write and execute."""
+    bits = int(protection)
+    if bits & ~PROTECTION_BITS or bits < 0:
+        raise InvalidArgument(f"protection {bits:#x} has unknown bits")
+    return bits
+
+
+def _file_flags(space: AddressSpace, file: Backing, flags: int) -> int:
+    if file.offset % PAGE_SIZE or file.offset < 0:
+        raise InvalidArgument(f"offset {file.offset:#x} is not at a page's start")
+    if file.number not in space.memory.cache.known:
+        raise InvalidArgument(f"no file {file.number}")
+    untracked = 0 if space.memory.cache.known[file.number].tracked else _UNTRACKED
+    if not flags & _SHARED or file.writable:
+        return _FILE | untracked
+    if flags & _WRITE:
+        raise Forbidden("a shared writable mapping of a file opened for reading")
+    return _FILE | _NEVER_WRITE | untracked
+
+
+def munmap(space: AddressSpace, address: int, length: int) -> None:
+    """Take away whatever is mapped in the range; see `Process.munmap`."""
+    start, n_pages = check_range(space, address, length)
+    if not n_pages:
+        raise InvalidArgument("a range of 0 bytes")
+    space.unmap(start, n_pages)
+
+
+def covering(space: AddressSpace, start: int, end: int) -> Iterator[MappingRecord]:
+    """The parts of mappings between two pages, in order; `NoMemory` when a gap is reached.
+
+    Each part is looked up when it is its turn, after what the caller did to the one before.
+    """
+    page = start
+    while page < end:
+        row = int(space.mappings.lookup(np.array([page]))[0])
+        if row < 0:
+            raise NoMemory(f"nothing is mapped at {page << PAGE_SHIFT:#x}")
+        stop = min(int(space.mappings.end[row]), end)
+        (part,) = space.mappings.clipped(page, stop)
+        yield part
+        page = stop
+
+
+def change(space: AddressSpace, part: MappingRecord, flags: int) -> None:
+    """Give a part of a mapping other flags, and merge it with its neighbours; nothing if it has them."""
+    if flags != part.flags:
+        space.mappings.update(part.start, part.end, clear=-1, add=flags)
+        merge(space.mappings, part.start)
+
+
+def mprotect(space: AddressSpace, address: int, length: int, protection: Protection | int) -> None:
+    """Change what a range allows; see `Process.mprotect`."""
+    if address % PAGE_SIZE:
+        raise InvalidArgument(f"address {address:#x} is not at a page's start")
+    wanted = check_protection(protection)
+    if not length:
+        return
+    if not 0 < length <= space.layout.end - address or address < 0:
+        raise NoMemory(f"{length:#x} bytes at {address:#x} lie outside of the address space")
+    start = address >> PAGE_SHIFT
+    for part in covering(space, start, start + whole_pages(length)):
+        if wanted & _WRITE and part.flags & _NEVER_WRITE:
+            raise Forbidden("a shared mapping of a file opened for reading cannot become writable")
+        flags = _accounted(part, part.flags & ~PROTECTION_BITS | wanted)
+        if (flags ^ part.flags) & PROTECTION_BITS:
+            change(space, part, flags)
+            space.reprotect(part.start, part.end, flags)
+            if part.flags & _LOCKED and not part.flags & (_WRITE | _SHARED) and wanted & _WRITE:
+                populate(space, part.start, part.end)
+
+
+def _accounted(part: MappingRecord, flags: int) -> int:
+    if flags & _WRITE:
+        charged = not part.flags & (_ACCOUNT | _WRITE | _SHARED | _NO_RESERVE)
+        return flags | _ACCOUNT * charged
+    never_written = not part.anon_vma and not part.object
+    return flags & ~_ACCOUNT if never_written else flags
+
+
+def brk(space: AddressSpace, address: int) -> int:
+    """Move the end of the heap to byte `address` and say where it is; see `Process.brk`."""
+    lowest = space.layout.heap_start
+    if address < lowest:
+        return space.brk
+    old, new = whole_pages(space.brk), whole_pages(address)
+    if new < old:
+        space.unmap(new, old - new)
+    elif new > old:
+        # The kernel wants one page more, so that heap and mapping never touch.
+        if not layout.free_at(space.mappings, space.layout, old, new - old + 1):
+            raise NoMemory(f"the heap cannot grow to {address:#x}")
+        space.insert(MappingRecord(old, new, _READ | _WRITE | _ACCOUNT, 0, 0, old))
+        merge(space.mappings, old, only_before=True)
+    space.brk = address
+    return address
+
+
+def mlock(space: AddressSpace, address: int, length: int, *, locked: bool = True) -> None:
+    """Fault a range in for good, or let go of it again; see `Process.mlock`."""
+    start = address >> PAGE_SHIFT
+    end = whole_pages(address + length)
+    if address < 0 or length < 0 or end << PAGE_SHIFT > space.layout.end:
+        raise InvalidArgument(f"{length:#x} bytes at {address:#x} lie outside of the address space")
+    for part in covering(space, start, end):
+        change(space, part, part.flags & ~_LOCKED | _LOCKED * locked)
+    if locked:
+        populate(space, start, end)

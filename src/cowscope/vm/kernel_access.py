@@ -1,0 +1,172 @@
+"""Accesses to a process's memory by the kernel: for the process itself, for a debugger, for devices.
+
+| who | faults | shared page | refused |
+|---|---|---|---|
+| read(2) and the like: `copy_to_user` | as the process's own, error codes without the user bit | copied | as its own |
+| write(2) and the like: `copy_from_user` | likewise | stays shared | likewise |
+| process_vm_writev: `write_pinned` | untraced | copied | where the mapping is not writable |
+| process_vm_readv, O_DIRECT: `read_pinned` | untraced | unshared, stays read-only | where not readable |
+| /proc/PID/mem, ptrace: `write_forced` | untraced | copied, W as the mapping has it | shared and read-only |
+| /proc/PID/mem, ptrace: `read_forced` | untraced | stays shared | guard markers |
+
+A forced write may go to private memory that the process itself may not write. Unsharing: a reference of
+long standing must not be left behind by a later copy, so the page becomes exclusive first, by a copy if need be.
+
+Source: `copy_to_user`, `access_remote_vm`, `check_vma_flags`, `can_follow_write_pte`, `gup_must_unshare`.
+Not modelled: activation of pages that are looked at twice.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+
+from cowscope.errors import BadAddress, CallRefused, InputOutputError
+from cowscope.units import PAGE_SHIFT, PAGE_SIZE
+from cowscope.vm import faults, trap
+from cowscope.vm.entry import FRAME_BITS, FRAME_SHIFT, PRESENT, USER, WRITABLE, without
+from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, MappingFlag, Outcome
+from cowscope.vm.spaces import AddressSpace
+
+_WRITE, _READ = int(MappingFlag.WRITE), int(MappingFlag.READ)
+_SHARED = int(MappingFlag.SHARED)
+_ANON, _EXCLUSIVE = int(FrameFlag.ANON), int(FrameFlag.EXCLUSIVE)
+
+_Refusal = TypeVar("_Refusal", bound=CallRefused)
+
+
+def copy_to_user(space: AddressSpace, address: int, data: bytes) -> int:
+    """Write `data` on behalf of the process and say how many bytes went; `BadAddress` if none could."""
+    done = 0
+    for at, size in trap.by_page(address, len(data)):
+        try:
+            trap.store(space, at, data[done : done + size], user=False)
+        except trap.AccessFault as fault:
+            if not done:
+                raise BadAddress(str(fault)) from fault
+            break
+        done += size
+    return done
+
+
+def copy_from_user(space: AddressSpace, address: int, count: int) -> bytes:
+    """Read up to `count` bytes on behalf of the process; `BadAddress` if not one could be read."""
+    read = b""
+    for at, size in trap.by_page(address, count):
+        try:
+            read += trap.load(space, at, size, user=False)
+        except trap.AccessFault as fault:
+            if not read:
+                raise BadAddress(str(fault)) from fault
+            break
+    return read
+
+
+def write_pinned(space: AddressSpace, address: int, data: bytes) -> int:
+    """process_vm_writev: write `data` and say how many bytes went; `BadAddress` if none could."""
+    return _write(space, address, data, BadAddress, forced=False)
+
+
+def write_forced(space: AddressSpace, address: int, data: bytes) -> int:
+    """Write through /proc/PID/mem and say how many bytes went; `InputOutputError` if none could."""
+    return _write(space, address, data, InputOutputError, forced=True)
+
+
+def read_pinned(space: AddressSpace, address: int, count: int) -> bytes:
+    """process_vm_readv: up to `count` bytes, their pages unshared; `BadAddress` if not one could be read."""
+    return _read(space, address, count, BadAddress, forced=False)
+
+
+def read_forced(space: AddressSpace, address: int, count: int) -> bytes:
+    """Read through /proc/PID/mem; `InputOutputError` if not one byte could be read."""
+    return _read(space, address, count, InputOutputError, forced=True)
+
+
+def _write(space: AddressSpace, address: int, data: bytes, refusal: type[_Refusal], *, forced: bool) -> int:
+    done = 0
+    for at, size in trap.by_page(address, len(data)):
+        frame = _frame_to_write(space, at >> PAGE_SHIFT, forced)
+        if frame is None:
+            if not done:
+                raise refusal(f"the page at {at:#x} cannot be written")
+            break
+        space.memory.frames.write(frame, at % PAGE_SIZE, data[done : done + size])
+        done += size
+    return done
+
+
+def _read(space: AddressSpace, address: int, count: int, refusal: type[_Refusal], *, forced: bool) -> bytes:
+    read = b""
+    for at, size in trap.by_page(address, count):
+        frame = _frame_to_read(space, at >> PAGE_SHIFT, forced)
+        if frame is None:
+            if not read:
+                raise refusal(f"the page at {at:#x} cannot be read")
+            break
+        read += space.memory.frames.read(frame, at % PAGE_SIZE, size)
+    return read
+
+
+def _frame_to_write(space: AddressSpace, page: int, forced: bool) -> int | None:
+    flags = int(space.mappings.flags_at(np.array([page]))[0])
+    if not flags & _WRITE and (not forced or flags & _SHARED or not _is_mapped(space, page)):
+        return None
+    entry = _entry(space, page)
+    if (
+        not entry & WRITABLE
+        and (flags & _WRITE or not _owns(space, page))
+        and not _fault(space, page, _WRITE)
+    ):
+        return None
+    return _frame(space, page)
+
+
+def _frame_to_read(space: AddressSpace, page: int, forced: bool) -> int | None:
+    flags = int(space.mappings.flags_at(np.array([page]))[0])
+    if not _is_mapped(space, page) or not (flags & _READ or forced):
+        return None
+    if not _entry(space, page) & PRESENT and not _fault(space, page, _READ):
+        return None
+    if not forced and _is_shared_anonymous(space, page) and not _fault(space, page, _WRITE, unshare=True):
+        return None
+    return _frame(space, page)
+
+
+def _fault(space: AddressSpace, page: int, access: int, *, unshare: bool = False) -> bool:
+    """Resolve a fault as if the mapping allowed the access; the entry is as writable afterwards as it may be."""
+    row = int(space.mappings.lookup(np.array([page]))[0])
+    held = int(space.mappings.flags[row])
+    space.mappings.flags[row] |= access
+    resolve = faults.write_faults if access == _WRITE else faults.read_faults
+    outcome = resolve(space.memory, {space.id: space}, np.array([space.id], np.int32), np.array([page]))[0]
+    lent = access * (not held & access)
+    space.mappings.flags[row] &= ~lent
+    if outcome >= Outcome.SEGMENTATION_FAULT:
+        return False
+    forbidden = WRITABLE * (unshare or not held & _WRITE) | USER * (not held & PROTECTION_BITS)
+    slot = space.table.slot(page)
+    space.memory.tables.entries[slot] = without(space.memory.tables.entries[slot], forbidden)
+    return True
+
+
+def _entry(space: AddressSpace, page: int) -> int:
+    return int(space.memory.tables.entries[space.table.slot(page)])
+
+
+def _frame(space: AddressSpace, page: int) -> int:
+    return (_entry(space, page) & FRAME_BITS) >> FRAME_SHIFT
+
+
+def _is_mapped(space: AddressSpace, page: int) -> bool:
+    return int(space.mappings.lookup(np.array([page]))[0]) >= 0
+
+
+def _owns(space: AddressSpace, page: int) -> bool:
+    flags = int(space.memory.frames.flags[_frame(space, page)])
+    return bool(_entry(space, page) & PRESENT) and flags & _EXCLUSIVE != 0
+
+
+def _is_shared_anonymous(space: AddressSpace, page: int) -> bool:
+    flags = int(space.memory.frames.flags[_frame(space, page)])
+    return flags & (_ANON | _EXCLUSIVE) == _ANON

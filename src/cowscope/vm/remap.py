@@ -1,0 +1,138 @@
+"""mremap: memory that grows, shrinks or moves, entries and all.
+
+| asked for | effect |
+|---|---|
+| shorter | the tail is unmapped |
+| longer, room behind | the mapping grows, and may meet its next neighbour |
+| longer, no room, or a given place | all moves: mapping, entries (unchanged: same frames, W, marks), history |
+| MREMAP_DONTUNMAP | as a move, but the old mapping stays, empty and unlocked; moved whole, it has no `anon_vma` left |
+| old length 0, shared | a second mapping of the same object |
+
+What moves keeps its place in its backing (private memory that was never written takes the new address for one),
+and is merged with its neighbours there.
+
+Source: `do_mremap`, `check_mremap_params`, `expand_vma_in_place`, `move_vma`, `copy_vma`, `move_page_tables`.
+Not modelled: several mappings moved by one call (Linux 6.17), limits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from cowscope.errors import BadAddress, InvalidArgument, NoMemory
+from cowscope.units import PAGE_SHIFT, PAGE_SIZE
+from cowscope.vm import layout
+from cowscope.vm.calls import choose, whole_pages
+from cowscope.vm.mappings import MappingRecord
+from cowscope.vm.merging import merge
+from cowscope.vm.populate import populate
+from cowscope.vm.rules import MappingFlag
+from cowscope.vm.spaces import AddressSpace
+
+_LOCKED = int(MappingFlag.LOCKED)
+_BACKED = int(MappingFlag.SHARED | MappingFlag.FILE)
+
+
+def mremap(
+    space: AddressSpace,
+    address: int,
+    old_length: int,
+    new_length: int,
+    *,
+    may_move: bool = False,
+    new_address: int | None = None,
+    dont_unmap: bool = False,
+) -> int:
+    """Resize or move memory and say where it is now; see `Process.mremap`."""
+    old, new = whole_pages(old_length), whole_pages(new_length)
+    _check(space, address, old_length, new_length, new_address, may_move, dont_unmap)
+    start = address >> PAGE_SHIFT
+    record = _record(space, start, old)
+    to = None if new_address is None else new_address >> PAGE_SHIFT
+    if new_address is None and not dont_unmap and old:
+        if new <= old:
+            space.unmap(start + new, old - new)
+            return address
+        if _grown_in_place(space, record, start + old, new - old):
+            return address
+    if not may_move:
+        raise NoMemory(f"no room for {new} pages at {address:#x}, and it may not move")
+    if to is None:
+        to = choose(space, 0, new, anonymous=not record.flags & _BACKED)
+    if old > new:
+        space.unmap(start + new, old - new)
+    space.unmap(to, new)
+    _move(space, start, min(old, new), new, to, dont_unmap)
+    return to << PAGE_SHIFT
+
+
+def _check(
+    space: AddressSpace,
+    address: int,
+    old_length: int,
+    new_length: int,
+    new_address: int | None,
+    may_move: bool,
+    dont_unmap: bool,
+) -> None:
+    end = space.layout.end
+    if address % PAGE_SIZE or not 0 <= address <= end or not 0 <= old_length <= end:
+        raise InvalidArgument(f"{old_length:#x} bytes at {address:#x} are no range of pages")
+    if not 0 < new_length <= end:
+        raise InvalidArgument(f"a new length of {new_length:#x} bytes")
+    if dont_unmap and (not may_move or whole_pages(old_length) != whole_pages(new_length)):
+        raise InvalidArgument("memory that shall not be unmapped must be allowed to move, at its old length")
+    if new_address is None:
+        return
+    if not may_move:
+        raise InvalidArgument("a given place means that the memory may move")
+    if new_address % PAGE_SIZE or not space.layout.lowest <= new_address <= end - new_length:
+        raise InvalidArgument(f"{new_length:#x} bytes at {new_address:#x} are no range of pages")
+    if address < new_address + new_length and new_address < address + old_length:
+        raise InvalidArgument("the old and the new place overlap")
+
+
+def _record(space: AddressSpace, start: int, n_pages: int) -> MappingRecord:
+    """The mapping at `start`, which must hold all of the `n_pages` pages."""
+    found = space.mappings.clipped(start, start + max(n_pages, 1))
+    if not found or found[0].start != start or len(found) > 1 or found[0].end < start + n_pages:
+        raise BadAddress(f"no single mapping holds {n_pages} pages at {start << PAGE_SHIFT:#x}")
+    if not n_pages and not found[0].flags & MappingFlag.SHARED:
+        raise InvalidArgument("only shared memory can be mapped a second time")
+    return found[0]
+
+
+def _grown_in_place(space: AddressSpace, record: MappingRecord, end: int, more: int) -> bool:
+    row = int(space.mappings.lookup(np.array([end - 1]))[0])
+    ends_there = int(space.mappings.end[row]) == end
+    if not ends_there or not layout.free_at(space.mappings, space.layout, end, more):
+        return False
+    offset = record.offset + end - record.start
+    space.insert(replace(record, start=end, end=end + more, offset=offset))
+    merge(space.mappings, end)
+    if record.flags & _LOCKED:
+        populate(space, end, end + more)
+    return True
+
+
+def _move(space: AddressSpace, start: int, old: int, new: int, to: int, dont_unmap: bool) -> None:
+    record = _record(space, start, old)
+    row = int(space.mappings.lookup(np.array([start]))[0])
+    whole = int(space.mappings.start[row]) == start and int(space.mappings.end[row]) == start + old
+    offset = record.offset
+    if not record.flags & _BACKED and not record.anon_vma:
+        offset = to
+    entries = space.take(start, start + old)
+    space.insert(replace(record, start=to, end=to + new, offset=offset))
+    space.give(to - start, *entries)
+    if not old or dont_unmap:
+        if old and whole:
+            space.mappings.forget_anon_vma(start, start + old)
+        space.mappings.update(start, start + old, clear=_LOCKED * bool(old))
+    else:
+        space.unmap(start, old)
+    merge(space.mappings, to)
+    if record.flags & _LOCKED:
+        populate(space, to, to + new)
