@@ -105,7 +105,7 @@ def two_spaces_one_table(machine: Machine) -> None:
         (forget_the_mapping, r"an entry outside of all mappings \(space, page, frame\): \[1, 16, 1\]"),
         (forbid_by_mapping_alone, r"writable, mapping is not: \[0, 18, \d+\]"),
         (free_a_frame_in_use, r"free iff unreferenced .*: \[1, 1\]"),
-        (reference_from_nowhere, r"references of the page cache \(frame\): \[1\]"),
+        (reference_from_nowhere, r"references that are not mappings \(frame\): \[1\]"),
         (bytes_without_the_mark, r"\(\[1\], \[\]\)"),
         (entry_in_no_table, "an entry in a table that no space uses"),
         (two_spaces_one_table, r"\(1, 2, 2\)"),

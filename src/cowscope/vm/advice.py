@@ -10,10 +10,11 @@
 | KEEPONFORK | | or not empty again |
 | POPULATE_READ, POPULATE_WRITE | | see `cowscope.vm.populate` |
 | HUGEPAGE, NOHUGEPAGE | | marks the mapping, takes the other mark away |
-| MERGEABLE, UNMERGEABLE | private | marks the mapping, takes the mark away |
+| MERGEABLE, UNMERGEABLE | private | marks the mapping; takes the mark away, and pages apart that were merged |
 | GUARD_INSTALL | not locked | entries go, every page gets a marker: accesses end in a signal |
 | GUARD_REMOVE | | markers go |
-| COLD, PAGEOUT, WILLNEED | | nothing, without swap |
+| PAGEOUT | | private pages that only this entry maps go to swap, if there is any |
+| COLD, WILLNEED | | nothing |
 
 Advice goes mapping by mapping. A gap is skipped, and the call fails in the end, all the rest done; a mapping
 that the advice does not fit ends the call, those before it done.
@@ -31,12 +32,14 @@ import numpy as np
 
 from cowscope.errors import Forbidden, InvalidArgument, NoMemory
 from cowscope.vm.calls import change, check_range, covering
-from cowscope.vm.entry import DIRTY, GUARD, PRESENT, without
+from cowscope.vm.entry import DIRTY, GUARD, without
 from cowscope.vm.mappings import MappingRecord
 from cowscope.vm.populate import populate_or_raise
 from cowscope.vm.reverse import punch
 from cowscope.vm.rules import MappingFlag
+from cowscope.vm.same_page import unmerge
 from cowscope.vm.spaces import AddressSpace
+from cowscope.vm.swap import swap_out
 
 
 class Advice(IntEnum):
@@ -108,6 +111,8 @@ def _apply(space: AddressSpace, part: MappingRecord, advice: Advice) -> None:
             raise InvalidArgument("only private anonymous memory can be wiped on fork")
         if advice is Advice.MERGEABLE and part.flags & MappingFlag.SHARED:
             return
+        if advice is Advice.UNMERGEABLE:
+            unmerge(space, part.start, part.end)
         change(space, part, part.flags & ~clear | add)
     elif advice in _ACTIONS:
         _ACTIONS[advice](space, part)
@@ -151,7 +156,7 @@ def _guard(space: AddressSpace, part: MappingRecord) -> None:
 def _unguard(space: AddressSpace, part: MappingRecord) -> None:
     _, slots = space.table.occupied(part.start, part.end)
     entries = space.memory.tables.entries
-    entries[slots[(entries[slots] & PRESENT) == 0]] = 0
+    entries[slots[(entries[slots] & GUARD) != 0]] = 0
     space.table.prune(part.start, part.end)
 
 
@@ -159,6 +164,7 @@ _ACTIONS: dict[Advice, Callable[[AddressSpace, MappingRecord], None]] = {
     Advice.DONTNEED: _dont_need,
     Advice.FREE: _free,
     Advice.REMOVE: _remove,
+    Advice.PAGEOUT: swap_out,
     Advice.GUARD_INSTALL: _guard,
     Advice.GUARD_REMOVE: _unguard,
 }

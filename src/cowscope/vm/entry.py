@@ -2,7 +2,7 @@
 
     63          52 51                        12 11  10   9   8 7  6   5  4 3  2   1   0
     +-------------+----------------------------+-----------+----+---+---+---+---+---+---+
-    |      0      |       frame number         | 0   G   I |    | D | A |   | U | W | P |
+    |      0      |       frame number         | S   G   I |    | D | A |   | U | W | P |
     +-------------+----------------------------+-----------+----+---+---+---+---+---+---+
 
 | bit | name | meaning |
@@ -13,9 +13,11 @@
 | 5, 6 | A, D | accessed, dirty |
 | 9 | I | inherited: came by fork, and this process has not written the page since (a software bit) |
 | 10 | G | guard marker, alone with P=0 and frame 0: every access ends in a signal |
+| 11 | S | swap entry, with P=0: what the frame held is on swap, or was and is cached in the frame |
 
-An entry of zero is "none". Not modelled: NX, PCD/PWT, global, PSE (huge pages), protection keys, swap
-entries; on real hardware PROT_NONE is spelled with P=0 and another bit, and markers are swap entries.
+An entry of zero is "none". Not modelled: NX, PCD/PWT, global, protection keys; on real hardware PROT_NONE is
+spelled with P=0 and another bit, markers are swap entries, and a swap entry names a slot of the swap device
+(here: the frame's number stands for that too).
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ ACCESSED = 1 << 5
 DIRTY = 1 << 6
 INHERITED = 1 << 9
 GUARD = 1 << 10
+SWAP = 1 << 11
 
 FRAME_SHIFT = 12
 FRAME_BITS = ((1 << 52) - 1) ^ ((1 << FRAME_SHIFT) - 1)

@@ -31,6 +31,7 @@ from cowscope.vm.entry import (
     OWNED,
     PRESENT,
     READ,
+    SWAP,
     WRITABLE,
     entries_for,
     frames_of,
@@ -48,6 +49,7 @@ from cowscope.vm.rules import (
     classify_writes,
     refuse_guards,
 )
+from cowscope.vm.swap import swap_in
 
 if TYPE_CHECKING:
     from cowscope.vm.spaces import AddressSpace
@@ -198,6 +200,7 @@ def _write_part(
     decided: Outcomes | None,
 ) -> Outcomes:
     found = _locate(memory, spaces, ids, pages, _WRITE)
+    returned = _swap_in(memory, found, _WRITE) if memory.swap_pages else None
     outcomes = classify_writes(found.flags, found.entries, memory.frames.flags[found.frames])
     _signals(memory, found, outcomes)
     _resolved_before(memory, found, outcomes)
@@ -211,11 +214,15 @@ def _write_part(
     mapped = (outcomes == _MAPPED).nonzero()[0]
     if mapped.size:
         _map_cached(memory, found, mapped, _OWNED)
+    if returned is not None:
+        outcomes[(returned == _MAPPED) & (outcomes == _NO_FAULT)] = _REUSED
+        outcomes[returned == _OUT_OF_MEMORY] = _OUT_OF_MEMORY
     return found.in_order_given(outcomes)
 
 
 def _read_part(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, pages: Ints) -> Outcomes:
     found = _locate(memory, spaces, ids, pages, PROTECTION_BITS)
+    returned = _swap_in(memory, found, PROTECTION_BITS) if memory.swap_pages else None
     outcomes = classify_reads(found.flags, found.entries)
     _signals(memory, found, outcomes)
     if memory.cache.known:
@@ -231,7 +238,29 @@ def _read_part(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, 
     at = (mapped & cached).nonzero()[0]
     if at.size:
         _map_cached(memory, found, at, read_bits(found.flags[at]))
+    if returned is not None:
+        outcomes[returned != _NO_FAULT] = returned[returned != _NO_FAULT]
     return found.in_order_given(outcomes)
+
+
+def _swap_in(memory: Memory, found: _Located, needed: int) -> Outcomes:
+    """Bring back what is on swap, in the order given: MAPPED, OUT_OF_MEMORY, or NO_FAULT where nothing was.
+
+    Pages that find no frame are taken out of the batch: they look as if nothing might access them.
+    """
+    returned = np.zeros(len(found.pages), np.int8)
+    wanted = ((found.entries & np.uint64(SWAP)) != 0) & ((found.flags & needed) != 0)
+    at = wanted.nonzero()[0]
+    for each in at[np.argsort(at if found.time is None else found.time[at])].tolist():
+        slot = int(found.slots[each])
+        if memory.tables.entries[slot] & np.uint64(SWAP):
+            came = swap_in(memory, slot, int(found.flags[each]))
+            returned[each] = _MAPPED if came else _OUT_OF_MEMORY
+            if not came:
+                found.flags[each] = 0
+    found.entries = memory.tables.entries[found.slots]
+    found.frames = frames_of(found.entries)
+    return returned
 
 
 def _signals(memory: Memory, found: _Located, outcomes: Outcomes) -> None:

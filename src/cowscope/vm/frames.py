@@ -4,13 +4,15 @@
 |---|---|
 | frame 0 | the zero page: read-only, shared by all, its mappings are never counted, never freed |
 | map count | entries that name the frame; a fresh frame starts with the one it is fetched for |
-| references | map count + others' (the page cache holds one for each page it keeps) |
+| references | map count + others': the page cache's for each page it keeps, swap entries, holds and pins |
+| hold | a reference from outside, as a pipe has after vmsplice: a write copies, though one entry maps the frame |
+| pin | a hold of somebody who reads or writes the frame for long: fork copies it at once |
+| swapped | has contents and a number, but takes no memory |
 | freed | when no reference is left; freed frames are fetched again before new ones |
 | contents | exist once somebody wrote; a frame without contents reads as zeros |
 
 Source: `struct page` (`_mapcount`, `_refcount`), `folio_add_new_anon_rmap`, `folio_remove_rmap_pte`.
-Not modelled: folios of more than one page, LRU batches and pins (references that make a reuse a copy),
-NUMA, memory cgroups.
+Not modelled: per-CPU batches of the LRU lists, which hold references for a while; NUMA, memory cgroups.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ ZERO_PAGE = 0
 
 _EXCLUSIVE = int(FrameFlag.EXCLUSIVE)
 _WRITTEN = int(FrameFlag.WRITTEN)
+_SWAPPED = int(FrameFlag.SWAPPED)
 
 
 class Frames:
@@ -48,6 +51,10 @@ class Frames:
         self.others: Counts = np.zeros(64, np.int32)
         self.flags: Bytes = np.zeros(64, np.uint8)
         self.contents: dict[int, bytearray] = {}
+        self.holds: dict[int, int] = {}
+        """References from outside by frame, pins included; also counted in `others`."""
+        self.pins: dict[int, int] = {}
+        self.n_swapped = 0
         self._free: Ints = np.zeros(64, np.int64)
         self._n_free = 0
         self._n_ever = 1
@@ -61,8 +68,8 @@ class Frames:
 
     @property
     def in_use(self) -> int:
-        """Frames that somebody refers to; the zero page not counted."""
-        return self._n_ever - 1 - self._n_free
+        """Frames that take memory: somebody refers to them, and they are not on swap; the zero page not counted."""
+        return self._n_ever - 1 - self._n_free - self.n_swapped
 
     @property
     def free(self) -> Ints:
@@ -108,9 +115,40 @@ class Frames:
         self._free_unreferenced(frames)
 
     def forget(self, frames: Ints) -> None:
-        """Drop the page cache's reference to each of `frames`, and free those that nobody maps."""
-        self.others[frames] -= 1
+        """Drop one reference that is no mapping to each of `frames`, and free those that nobody refers to."""
+        np.subtract.at(self.others, frames, np.int32(1))
         self._free_unreferenced(frames)
+
+    def hold(self, frames: Ints, *, pin: bool = False) -> None:
+        """Take a reference to each of `frames` from outside."""
+        np.add.at(self.others, frames, np.int32(1))
+        for frame in frames.tolist():
+            self.holds[frame] = self.holds.get(frame, 0) + 1
+            if pin:
+                self.pins[frame] = self.pins.get(frame, 0) + 1
+
+    def release(self, frames: Ints, *, pin: bool = False) -> None:
+        """Give back what `hold` took."""
+        for frame in frames.tolist():
+            for kept in (self.holds, self.pins) if pin else (self.holds,):
+                kept[frame] -= 1
+                if not kept[frame]:
+                    del kept[frame]
+        self.forget(frames)
+
+    def swap_out(self, frames: Ints) -> None:
+        """Each entry of `frames`, one apiece, is a swap entry now, and the frame takes no memory."""
+        self.map_counts[frames] -= 1
+        self.others[frames] += 1
+        self.flags[frames] |= np.uint8(_SWAPPED)
+        self.n_swapped += len(frames)
+
+    def swap_in(self, frame: int) -> None:
+        """A swap entry of `frame` is an ordinary entry now, and the frame takes memory."""
+        self.n_swapped -= bool(self.flags[frame] & _SWAPPED)
+        self.flags[frame] &= np.uint8(0xFF ^ _SWAPPED)
+        self.map_counts[frame] += 1
+        self.others[frame] -= 1
 
     def _free_unreferenced(self, frames: Ints) -> None:
         dead = frames[(self.map_counts[frames] | self.others[frames]) == 0]
@@ -121,6 +159,8 @@ class Frames:
         self.map_counts[dead] = 0
         for frame in dead[(self.flags[dead] & _WRITTEN) != 0].tolist():
             del self.contents[frame]
+        if self.n_swapped:
+            self.n_swapped -= int(np.count_nonzero(self.flags[dead] & _SWAPPED))
         self.flags[dead] = 0
         self._free = grown(self._free, self._n_free + len(dead))
         self._free[self._n_free : self._n_free + len(dead)] = dead
@@ -130,6 +170,11 @@ class Frames:
         """Take the exclusive mark from `frames`, and count one more entry for each: what fork does."""
         self.flags[frames] &= 0xFF ^ _EXCLUSIVE
         self.map(frames)
+
+    def share_swapped(self, frames: Ints) -> None:
+        """Take the exclusive mark from `frames`, which swap entries name, and count one more such entry for each."""
+        self.flags[frames] &= 0xFF ^ _EXCLUSIVE
+        np.add.at(self.others, frames, np.int32(1))
 
     def mark(self, frames: Ints, flags: int) -> None:
         """Set `flags` on each of `frames`."""

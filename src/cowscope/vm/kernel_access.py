@@ -8,6 +8,7 @@
 | process_vm_readv, O_DIRECT: `read_pinned` | untraced | unshared, stays read-only | where not readable |
 | /proc/PID/mem, ptrace: `write_forced` | untraced | copied, W as the mapping has it | shared and read-only |
 | /proc/PID/mem, ptrace: `read_forced` | untraced | stays shared | guard markers |
+| io_uring, O_DIRECT, vmsplice: `hold` | untraced | copied, unshared, stays shared | as those above |
 
 A forced write may go to private memory that the process itself may not write. Unsharing: a reference of
 long standing must not be left behind by a later copy, so the page becomes exclusive first, by a copy if need be.
@@ -34,6 +35,41 @@ _SHARED = int(MappingFlag.SHARED)
 _ANON, _EXCLUSIVE = int(FrameFlag.ANON), int(FrameFlag.EXCLUSIVE)
 
 _Refusal = TypeVar("_Refusal", bound=CallRefused)
+
+
+class Hold:
+    """Frames that somebody outside refers to, until `release`; `read` is what is in them now."""
+
+    def __init__(self, space: AddressSpace, frames: list[int], *, pin: bool) -> None:
+        """Take a reference to each frame; a pin makes fork copy the page."""
+        self._kept = space.memory.frames
+        self._numbers, self._pin = np.array(frames, np.int64), pin
+        self._kept.hold(self._numbers, pin=pin)
+
+    def read(self, offset: int, count: int) -> bytes:
+        """`count` bytes from byte `offset` of the first page on, all within one page."""
+        return self._kept.read(int(self._numbers[offset // PAGE_SIZE]), offset % PAGE_SIZE, count)
+
+    def release(self) -> None:
+        """Let go; frames that nobody else has are freed."""
+        self._kept.release(self._numbers, pin=self._pin)
+        self._numbers = self._numbers[:0]
+
+
+def hold(space: AddressSpace, start: int, n_pages: int, *, pin: bool, write: bool) -> Hold:
+    """Refer to the frames of pages, faulted in first; `BadAddress` (and nothing held) where that cannot be.
+
+    A pin for writing (io_uring, O_DIRECT reads) faults as a write does, one for reading unshares; what is no pin
+    (vmsplice) leaves shared pages shared.
+    """
+    frames = []
+    for page in range(start, start + n_pages):
+        faulted_in = _frame_to_write if write else _frame_to_read
+        frame = faulted_in(space, page, not (write or pin))
+        if frame is None:
+            raise BadAddress(f"the page at {page << PAGE_SHIFT:#x} cannot be held")
+        frames.append(frame)
+    return Hold(space, frames, pin=pin)
 
 
 def copy_to_user(space: AddressSpace, address: int, data: bytes) -> int:

@@ -7,6 +7,8 @@
 | isolation | a writable entry of a private mapping names an anonymous, exclusive frame, mapped once |
 | exclusive | a frame marked exclusive has a map count of at most 1 |
 | zero page | never writable, never counted |
+| references | those that are not mappings are the page cache's, swap entries', holds from outside |
+| swap | a frame on swap is mapped by nobody; a swap entry or a guard marker is never writable |
 | coverage | an entry lies in a mapping, and is writable only where the mapping is |
 
 A frame that is DISPUTED is exempt from isolation. Checks cost the whole machine: for tests.
@@ -17,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from cowscope.vm.columns import Bools, Entries, Ints
-from cowscope.vm.entry import WRITABLE, frames_of
+from cowscope.vm.entry import PRESENT, SWAP, WRITABLE, frames_of
 from cowscope.vm.frames import ZERO_PAGE, Frames
 from cowscope.vm.machine import Machine
 from cowscope.vm.rules import FrameFlag, MappingFlag
@@ -31,14 +33,17 @@ def check(machine: Machine) -> None:
     >>> check(Machine())
     """
     frames = machine.memory.frames
-    named = [np.zeros(0, np.int64)]
+    named, swapped = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for space in machine.spaces.values():
         pages, slots = space.table.occupied()
         entries = machine.memory.tables.entries[slots]
         _check_space(space, pages, entries)
-        named.append(frames_of(entries))
+        on_swap = (entries & SWAP) != 0
+        named.append(frames_of(entries[~on_swap]))
+        swapped.append(frames_of(entries[on_swap]))
     _check_map_counts(frames, np.concatenate(named))
-    _check_conservation(frames, machine.memory.cache.cached())
+    held = np.repeat(*(np.array(list(c), np.int64) for c in (frames.holds, frames.holds.values())))
+    _check_conservation(frames, np.concatenate([machine.memory.cache.cached(), held, *swapped]))
     _check_tables(machine)
 
 
@@ -53,6 +58,8 @@ def _check_space(space: AddressSpace, pages: Ints, entries: Entries) -> None:
     mapping, flags = space.mappings.flags_at(pages), frames.flags[numbers].astype(np.int64)
     where = (np.full(len(pages), space.id), pages, numbers)
     writable = (entries & WRITABLE) != 0
+    marker = (entries & PRESENT) == 0
+    _require(~marker | ~writable, "writable, yet not present (space, page, frame)", *where)
     _require(
         space.mappings.lookup(pages) >= 0, "an entry outside of all mappings (space, page, frame)", *where
     )
@@ -77,11 +84,14 @@ def _check_map_counts(frames: Frames, named: Ints) -> None:
 def _check_conservation(frames: Frames, cached: Ints) -> None:
     numbers = np.arange(1, frames.allocated + 1)
     others = np.bincount(cached, minlength=len(frames.others))[1 : frames.allocated + 1]
-    _require(frames.others[numbers] == others, "references of the page cache (frame)", numbers)
+    _require(frames.others[numbers] == others, "references that are not mappings (frame)", numbers)
     used = (frames.map_counts[numbers] + frames.others[numbers]) > 0
     free = np.bincount(frames.free, minlength=frames.allocated + 1)[1:]
     _require(free == ~used, "free iff unreferenced (frame, times in the free list)", numbers, free)
-    assert frames.in_use == np.count_nonzero(used), (frames.in_use, np.count_nonzero(used))
+    on_swap = (frames.flags[numbers] & FrameFlag.SWAPPED) != 0
+    _require(~on_swap | (frames.map_counts[numbers] == 0), "on swap, yet mapped (frame)", numbers)
+    n_resident = np.count_nonzero(used & ~on_swap)
+    assert frames.in_use == n_resident, (frames.in_use, n_resident)
     written = np.flatnonzero(frames.flags & FrameFlag.WRITTEN).tolist()
     assert sorted(frames.contents) == written, (sorted(frames.contents), written)
 

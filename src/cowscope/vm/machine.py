@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from cowscope.vm import faults, processes
+from cowscope.vm import faults, processes, same_page
 from cowscope.vm.columns import Ints, Outcomes
 from cowscope.vm.entry import INHERITED
 from cowscope.vm.events import Event
@@ -51,11 +51,14 @@ class Machine:
     (b'mine', b'ours', 2)
     """
 
-    def __init__(self, policy: Policy | str = "linux", frame_limit: int | None = None) -> None:
-        """Start with no process; an unknown policy is a `KeyError`."""
+    def __init__(
+        self, policy: Policy | str = "linux", frame_limit: int | None = None, *, swap_pages: int = 0
+    ) -> None:
+        """Start with no process; an unknown policy is a `KeyError`. Without `swap_pages` there is no swap."""
         chosen = POLICIES[policy] if isinstance(policy, str) else policy
         self.memory = Memory(Frames(frame_limit), chosen)
         self.spaces = self.memory.spaces
+        self.memory.swap_pages = swap_pages
         self._n_spaces = 0
         self.processes: dict[int, Process] = {}
         """All processes by pid, zombies too."""
@@ -90,6 +93,10 @@ class Machine:
     def bury(self, process: Process) -> None:
         """Nobody can ask for this process any more."""
         self.processes.pop(process.pid, None)
+
+    def merge_same_pages(self) -> int:
+        """Let KSM look at all marked mappings; how many frames that freed."""
+        return same_page.merge_equal(self.memory)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Have `listener` called with each event of each trapped `load` and `store`."""

@@ -33,6 +33,8 @@ class Memory:
     """All address spaces over this memory, by number."""
     guarded: bool = False
     """Whether any guard marker was ever installed."""
+    swap_pages: int = 0
+    """Pages that the swap device can hold."""
     overruled: int = 0
     """Faults for which a caller imposed another outcome than the policy would have chosen."""
 

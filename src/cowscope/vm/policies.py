@@ -16,6 +16,9 @@ from typing import Protocol
 
 from cowscope.vm.columns import Bools, Counts, Ints
 from cowscope.vm.frames import Frames
+from cowscope.vm.rules import FrameFlag
+
+_SAME_PAGE = int(FrameFlag.SAME_PAGE)
 
 
 class Policy(Protocol):
@@ -39,7 +42,8 @@ class Linux:
 
     def reusable(self, frames: Frames, numbers: Ints, map_counts: Counts) -> Bools:
         """True where the map count is 1."""
-        alone: Bools = map_counts == 1
+        unreferenced = (frames.others[numbers] == 0) & ((frames.flags[numbers] & _SAME_PAGE) == 0)
+        alone: Bools = unreferenced & (map_counts == 1)
         return alone
 
 

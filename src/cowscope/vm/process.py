@@ -25,10 +25,11 @@ import numpy as np
 
 from cowscope.errors import InvalidArgument, NoChild, NotRunning
 from cowscope.units import PAGE_SHIFT, PAGE_SIZE, pages_to_bytes
-from cowscope.vm import advice, calls, remap
+from cowscope.vm import advice, calls, kernel_access, remap
 from cowscope.vm.advice import Advice
 from cowscope.vm.calls import Backing, check_range
 from cowscope.vm.files import File
+from cowscope.vm.kernel_access import Hold
 from cowscope.vm.mappings import MappingRecord
 from cowscope.vm.rules import PROTECTION_BITS, MappingFlag, Protection
 from cowscope.vm.spaces import AddressSpace
@@ -226,6 +227,22 @@ class Process:
     def _check_access(self, address: int, count: int) -> None:
         if address < 0 or count < 0 or address + count > 1 << 64:
             raise InvalidArgument(f"{count} bytes at {address}: no addresses")
+
+    def pin(self, address: int, length: int, *, write: bool = True) -> Hold:
+        """Let a device refer to the range until `release`: fork copies these pages at once.
+
+        Raises `BadAddress` where the pages cannot be had, and holds none then.
+        """
+        start, n_pages = check_range(self.space, address, length)
+        return kernel_access.hold(self.space, start, n_pages, pin=True, write=write)
+
+    def splice(self, address: int, length: int) -> Hold:
+        """Let a pipe refer to the range (vmsplice) until `release`: the next write to each page copies.
+
+        Raises as `pin` does.
+        """
+        start, n_pages = check_range(self.space, address, length)
+        return kernel_access.hold(self.space, start, n_pages, pin=False, write=False)
 
     def mappings(self) -> list[Mapping]:
         """All mappings, by ascending address."""

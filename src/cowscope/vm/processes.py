@@ -14,16 +14,33 @@ rises by one. The child's entry is not accessed but keeps dirty, and is marked i
 anonymous. A copied entry of a shared mapping keeps W, and is clean.
 
 Source: `dup_mmap`, `vma_needs_copy`, `copy_present_ptes`, `folio_try_dup_anon_rmap_pte`.
-Not modelled: pinned pages (copied at once), vfork and threads (the same space), userfaultfd.
+A pinned, exclusive page is copied at once: the child gets a frame of its own, writable if its mapping is, and the
+parent's entry stays as it is. Swap entries are copied, and are exclusive no more. When no frame is left for a
+copy, `NoMemory` is raised and nothing has changed.
+Not modelled: userfaultfd. vfork and threads have the same space (`cowscope.vm.process`).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from cowscope.vm.columns import Bools, Ints
-from cowscope.vm.entry import ACCESSED, DIRTY, INHERITED, WRITABLE, frames_of, without
-from cowscope.vm.rules import FrameFlag, MappingFlag
+from cowscope.errors import NoMemory
+from cowscope.vm.columns import Bools, Entries, Ints
+from cowscope.vm.entry import (
+    ACCESSED,
+    DIRTY,
+    INHERITED,
+    OWNED,
+    PRESENT,
+    SWAP,
+    USER,
+    WRITABLE,
+    entries_for,
+    frames_of,
+    without,
+)
+from cowscope.vm.memory import Memory
+from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, MappingFlag
 from cowscope.vm.spaces import AddressSpace
 from cowscope.vm.tables import LEAF_MASK, LEAF_SHIFT
 
@@ -59,6 +76,10 @@ def _needs_copy(flags: Ints) -> Bools:
 
 def _copy_entries(parent: AddressSpace, child: AddressSpace, pages: Ints, slots: Ints, flags: Ints) -> int:
     memory = parent.memory
+    pinned = _pinned(memory, memory.tables.entries[slots])
+    if memory.frames.room(len(pinned)) < len(pinned):
+        memory.cache.hide(child.mappings.object, child.mappings.end - child.mappings.start)
+        raise NoMemory(f"fork needs {len(pinned)} frames for copies of pinned pages")
     targets = _child_slots(child, pages)
     entries = memory.tables.entries[slots]
     frames = frames_of(entries)
@@ -72,8 +93,38 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, pages: Ints, slots:
     else:
         memory.tables.entries[slots] = without(entries, WRITABLE)
     memory.tables.entries[targets] = inherited
+    if memory.swap_pages:
+        on_swap = (entries & SWAP) != 0
+        memory.frames.share_swapped(frames[on_swap])
+        frames, anon = frames[~on_swap], anon & ~on_swap
     memory.frames.share(frames)
-    return int(np.count_nonzero(anon))
+    if pinned.size:
+        _copy_pinned(memory, slots[pinned], targets[pinned], entries[pinned], flags[pinned])
+    return int(np.count_nonzero(anon)) - len(pinned)
+
+
+def _pinned(memory: Memory, entries: Entries) -> Ints:
+    """Places of the entries whose frames are pinned and exclusive."""
+    if not memory.frames.pins:
+        return np.zeros(0, np.int64)
+    frames = frames_of(entries)
+    present = (entries & PRESENT) != 0
+    exclusive = (memory.frames.flags[frames] & int(FrameFlag.EXCLUSIVE)) != 0
+    return np.flatnonzero(present & exclusive & np.isin(frames, list(memory.frames.pins)))
+
+
+def _copy_pinned(memory: Memory, slots: Ints, targets: Ints, entries: Entries, flags: Ints) -> None:
+    """Undo the sharing of pinned pages: the parent's entries as they were, the child's name copies."""
+    frames = frames_of(entries)
+    fresh = memory.frames.allocate(len(frames), FrameFlag.ANON | FrameFlag.EXCLUSIVE)
+    memory.frames.copy_contents(frames, fresh)
+    memory.frames.unmap(frames)
+    memory.frames.mark(frames, FrameFlag.EXCLUSIVE)
+    memory.tables.entries[slots] = entries
+    bits = without(np.full(len(fresh), OWNED, np.uint64), ACCESSED)
+    bits[(flags & int(MappingFlag.WRITE)) == 0] &= ~np.uint64(WRITABLE)
+    bits[(flags & PROTECTION_BITS) == 0] &= ~np.uint64(USER)
+    memory.tables.entries[targets] = entries_for(fresh, bits)
 
 
 def _child_slots(child: AddressSpace, pages: Ints) -> Ints:

@@ -18,7 +18,8 @@ A read fault is simpler: SEGMENTATION_FAULT where nothing may be accessed, NO_FA
 present, else MAPPED: the zero page in a private anonymous mapping, the page cache's frame elsewhere.
 
 Source: `handle_pte_fault`, `do_wp_page`, `do_anonymous_page`, `do_cow_fault`, `do_shared_fault`.
-Ends of files (BUS_ERROR) are looked at by `cowscope.vm.file_faults`. Not modelled: swap, KSM, huge pages.
+Ends of files (BUS_ERROR) are looked at by `cowscope.vm.file_faults`, and what is on swap
+comes back before this table is asked (`cowscope.vm.swap`).
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ class FrameFlag(IntFlag):
 
     ANON belongs to private memory; EXCLUSIVE is PageAnonExclusive; FILE belongs to the page cache (also
     that of shared anonymous memory); ZERO is the zero page; WRITTEN has bytes; DISPUTED was reused on
-    somebody's word though other entries map it.
+    somebody's word though other entries map it. SWAPPED takes no memory: its contents are on swap. SAME_PAGE
+    is KSM's: one for all pages with these contents, never reused.
     """
 
     ANON = 1
@@ -107,6 +109,8 @@ class FrameFlag(IntFlag):
     ZERO = 8
     WRITTEN = 16
     DISPUTED = 32
+    SWAPPED = 64
+    SAME_PAGE = 128
 
 
 PROTECTION_BITS = 7

@@ -35,6 +35,7 @@ from cowscope.vm.entry import (
     OWNED,
     PRESENT,
     READ,
+    SWAP,
     USER,
     WRITABLE,
     entries_for,
@@ -216,7 +217,7 @@ class AddressSpace:
         """
         _, slots = self.table.occupied(start_page, start_page + n_pages)
         if keep_guards:
-            slots = slots[(self.memory.tables.entries[slots] & PRESENT) != 0]
+            slots = slots[(self.memory.tables.entries[slots] & GUARD) == 0]
         dropped = self._drop(slots)
         if slots.size:
             self.table.prune(start_page, start_page + n_pages)
@@ -273,6 +274,10 @@ class AddressSpace:
         own = ((frames.flags[numbers] & int(FrameFlag.ANON)) != 0) & ~inherited
         n_inherited, n_shared = int(np.count_nonzero(inherited)), int(np.count_nonzero(shared))
         self.memory.tables.entries[slots] = 0
+        if self.memory.swap_pages:
+            swapped = (entries & SWAP) != 0
+            frames.forget(numbers[swapped])
+            numbers = numbers[~swapped]
         frames.unmap(numbers)
         n_present = int(np.count_nonzero(entries & PRESENT))
         return Dropped(n_present, n_shared, n_inherited - n_shared, int(np.count_nonzero(own)))
@@ -370,7 +375,8 @@ class AddressSpace:
         """The state of each of `pages`."""
         frames = self.memory.frames
         entries = self.memory.tables.entries[self.table.slots(pages)]
-        numbers, present = frames_of(entries), (entries & PRESENT) != 0
+        present = (entries & PRESENT) != 0
+        numbers = np.where(present, frames_of(entries), 0)
         flags = np.where(present, frames.flags[numbers], np.uint8(0))
         return PageStates(
             present=present,
@@ -381,6 +387,7 @@ class AddressSpace:
             inherited=(entries & INHERITED) != 0,
             map_count=frames.map_counts[numbers],
             guard=(entries & GUARD) != 0,
+            swapped=(entries & SWAP) != 0,
             frame=numbers,
         )
 

@@ -37,7 +37,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class PageStates:
-    """The state of pages, as arrays side by side; where `present` is False all but `guard` is 0.
+    """The state of pages, as arrays side by side; where `present` is False all but `guard` and `swapped` is 0.
 
     `frame` numbers the frame behind each page (0: the zero page, or none); equal numbers, equal frame.
     """
@@ -50,4 +50,5 @@ class PageStates:
     inherited: Bools
     map_count: Counts
     guard: Bools
+    swapped: Bools
     frame: Ints
