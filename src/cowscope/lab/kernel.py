@@ -1,0 +1,321 @@
+"""A scenario on the live kernel: the other side of the comparison.
+
+Every step becomes one command to one puppet. What came of an access is said by the kernel: its fault records,
+the frame that the page has before and after, and whether that frame was allocated for it, zeroed or not.
+
+| fault | page afterwards | frame | outcome |
+|---|---|---|---|
+| none | | | no-fault |
+| read | | | mapped |
+| write | file or shared | the same as before | tracked |
+| write | file or shared | another | mapped |
+| write | anonymous | the same as before | reused |
+| write | anonymous | allocated zeroed | zero-filled |
+| write | anonymous | allocated; the page was anonymous before | copied |
+| write | anonymous | allocated; it was not | from-file |
+
+What could make this depend on chance is kept away: all run on one CPU (`puppet`), huge pages are off for a
+puppet unless asked for, files are written page by page so that their folios are single pages, nobody looks at
+memory by ways that take references (`observe`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import tempfile
+from types import TracebackType
+
+from cowscope.errors import CowscopeError, MissingRight
+from cowscope.lab import stub
+from cowscope.lab.observe import Observer, read_borders
+from cowscope.lab.puppet import Call, Puppet, Reply, Troupe
+from cowscope.lab.result import Result, Word
+from cowscope.lab.scenario import END_PAGE, FIRST_PAGE, Line, Scenario
+from cowscope.lab.steps import (
+    LABEL_BYTES,
+    OPTIONS,
+    Exec,
+    Exit,
+    File,
+    Fork,
+    Load,
+    Madvise,
+    Mmap,
+    Mprotect,
+    Mremap,
+    Munmap,
+    Range,
+    Read,
+    Start,
+    Store,
+    Truncate,
+    Write,
+)
+from cowscope.lab.trace import Seen, Trace
+from cowscope.lab.view import Border, Ints, Sight, State, View
+from cowscope.units import PAGE_SHIFT, PAGE_SIZE
+
+_FIXED, _ANONYMOUS, _SHARED, _PRIVATE = 0x10, 0x20, 0x1, 0x2
+_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
+_SCRATCH = "read(2)"
+_SIGNALS = {
+    (signal.SIGSEGV, 1): Word.SEGV_MAPERR,
+    (signal.SIGSEGV, 2): Word.SEGV_ACCERR,
+    (signal.SIGBUS, 2): Word.BUS_ADRERR,
+}
+
+
+class Stage:
+    """What scenarios on this kernel have in common: puppets, eyes, and the trace where it is allowed."""
+
+    def __init__(self, cpu: int | None = None) -> None:
+        """Start the template. Raises `MissingRight` where there can be no puppets."""
+        self.troupe = Troupe(cpu)
+        self.observer = Observer()
+        try:
+            self.trace: Trace | None = Trace(
+                self.troupe.cpu, FIRST_PAGE << PAGE_SHIFT, END_PAGE << PAGE_SHIFT
+            )
+            self.untraced = ""
+        except MissingRight as error:
+            self.trace, self.untraced = None, str(error)
+        seen = self.observer.sight
+        self.sight = Sight(seen.states, seen.frames, self.trace is not None and seen.frames, seen.borders)
+
+    def __enter__(self) -> Stage:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End all puppets."""
+        self.close()
+
+    def close(self) -> None:
+        """End all puppets and close everything."""
+        if self.trace:
+            self.trace.close()
+        self.observer.close()
+        self.troupe.close()
+
+
+class Kernel:
+    """One side: puppets on a stage that do the steps of `scenario`; a context manager that ends them."""
+
+    def __init__(self, scenario: Scenario, stage: Stage) -> None:
+        """No puppet yet."""
+        self.scenario, self.stage, self.sight = scenario, stage, stage.sight
+        self.puppets: dict[str, Puppet] = {}
+        self._files = {_SCRATCH: os.memfd_create("cowscope-read")}
+        self._pagemaps: dict[str, int] = {}
+        self._opened: dict[str, dict[str, int]] = {}
+        self._borders: dict[str, tuple[Border, ...]] = {}
+
+    def __enter__(self) -> Kernel:
+        """Itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the puppets of this scenario."""
+        for fd in (*self._pagemaps.values(), *self._files.values()):
+            os.close(fd)
+        self.stage.troupe.disband()
+
+    def do(self, line: Line, pages: Ints, before: dict[str, View]) -> tuple[Result, dict[str, View]]:
+        """Do one step; say what came of it, and what there is to see afterwards at `pages`.
+
+        `before` is what was to be seen, at the same pages.
+        """
+        step = line.step
+        if self.stage.trace:
+            self.stage.trace.skip()
+        if isinstance(step, File):
+            self._make(step)
+            return Result("ok"), self.views(pages)
+        puppet = self.puppets.get(step.process)
+        reply = self._play(step, puppet)
+        seen = self._seen(puppet)
+        self._look_at_maps(step)
+        views = self.views(pages)
+        if isinstance(step, Load | Store | Read):
+            return self._judged(step, reply, seen, before, views, pages), views
+        if isinstance(step, Madvise | Mmap) and reply.signal:
+            raise CowscopeError(f"a puppet met signal {reply.signal} in: {step}")
+        return Result(errno.errorcode[reply.error] if reply.error else "ok"), views
+
+    def _seen(self, puppet: Puppet | None) -> Seen | None:
+        trace = self.stage.trace
+        return trace.take(puppet.pid) if trace and puppet and puppet.name in self.puppets else None
+
+    def views(self, pages: Ints) -> dict[str, View]:
+        """What there is to see of each live process at `pages`."""
+        names = list(self.puppets)
+        found = self.stage.observer.look(
+            [self.puppets[name] for name in names],
+            [self._borders[name] for name in names],
+            [self._pagemaps[name] for name in names],
+            pages,
+        )
+        return dict(zip(names, found, strict=True))
+
+    def _make(self, file: File) -> None:
+        if file.kind == "memfd":
+            fd = os.memfd_create("cowscope-file")
+        else:
+            fd = os.open(tempfile.gettempdir(), os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        os.ftruncate(fd, file.pages * PAGE_SIZE)
+        for page in range(0 if file.sparse else file.pages):
+            os.pwrite(fd, file.label(page).ljust(PAGE_SIZE, b"\0"), page * PAGE_SIZE)
+        self._files[file.name] = fd
+
+    def _play(self, step: object, puppet: Puppet | None) -> Reply:
+        if isinstance(step, Start):
+            self._enter(step.process, self.stage.troupe.start(step.process), {})
+            return Reply(0)
+        assert puppet is not None
+        match step:
+            case Fork():
+                child = puppet.fork(step.child)
+                self._enter(step.child, child, dict(self._opened[step.process]))
+                return Reply(0)
+            case Exit():
+                puppet.exit()
+                self._leave(step.process)
+                return Reply(0)
+            case Exec():
+                puppet.exec()
+                os.close(self._pagemaps[step.process])
+                self._pagemaps[step.process] = _open_pagemap(puppet.pid)
+                return Reply(0)
+            case Mmap():
+                return self._mmap(step, puppet)
+            case Munmap():
+                return puppet.do(Call.MUNMAP, *self._span(step.range))
+            case Mprotect():
+                return puppet.do(Call.MPROTECT, *self._span(step.range), step.protection)
+            case Mremap():
+                return self._mremap(step, puppet)
+            case Madvise():
+                return puppet.do(Call.MADVISE, *self._span(step.range), step.advice.number)
+            case Load():
+                return puppet.do(stub.LOAD, self._address(step.at))
+            case Store():
+                return puppet.do(stub.STORE, self._address(step.at), _word(step.data))
+            case Read():
+                os.pwrite(self._files[_SCRATCH], step.data.ljust(LABEL_BYTES, b"\0"), 0)
+                scratch = self._open(puppet, _SCRATCH)
+                if self.stage.trace:
+                    self.stage.trace.skip()
+                return puppet.do(Call.PREAD64, scratch, self._address(step.at), LABEL_BYTES, 0)
+            case Write():
+                fd, at = self._open(puppet, step.at.name), step.at.first * PAGE_SIZE
+                tail = step.data.ljust(LABEL_BYTES, b"\0")
+                return puppet.do(Call.PWRITE64, fd, puppet.tail_address, LABEL_BYTES, at, tail=tail)
+            case Truncate():
+                return puppet.do(Call.FTRUNCATE, self._open(puppet, step.file), step.pages * PAGE_SIZE)
+        raise AssertionError(step)
+
+    def _enter(self, name: str, puppet: Puppet, opened: dict[str, int]) -> None:
+        self.puppets[name] = puppet
+        self._pagemaps[name] = _open_pagemap(puppet.pid)
+        self._opened[name] = opened
+        self._borders[name] = ()
+
+    def _leave(self, name: str) -> None:
+        del self.puppets[name], self._borders[name], self._opened[name]
+        os.close(self._pagemaps.pop(name))
+
+    def _open(self, puppet: Puppet, name: str) -> int:
+        """The descriptor of a file in a puppet, opened there when it is first needed."""
+        opened = self._opened[puppet.name]
+        if name not in opened:
+            path = f"/proc/{os.getpid()}/fd/{self._files[name]}".encode()
+            reply = puppet.do(Call.OPEN, puppet.tail_address, os.O_RDWR, 0, tail=path)
+            if reply.error:
+                raise OSError(reply.error, f"a puppet opens {name}: {os.strerror(reply.error)}")
+            opened[name] = reply.value
+        return opened[name]
+
+    def _address(self, at: Range) -> int:
+        return self.scenario.page(at) << PAGE_SHIFT
+
+    def _span(self, area: Range) -> tuple[int, int]:
+        return self._address(area), area.count << PAGE_SHIFT
+
+    def _mmap(self, step: Mmap, puppet: Puppet) -> Reply:
+        flags = _FIXED | (_SHARED if step.shared else _PRIVATE) | sum(OPTIONS[o] for o in step.options)
+        fd = -1
+        if step.file:
+            fd = self._open(puppet, step.file)
+        else:
+            flags |= _ANONYMOUS
+        address, length = self._span(Range(step.name, 0, step.pages))
+        return puppet.do(Call.MMAP, address, length, step.protection, flags, fd, step.offset << PAGE_SHIFT)
+
+    def _mremap(self, step: Mremap, puppet: Puppet) -> Reply:
+        old, new = self._span(step.range), step.pages << PAGE_SHIFT
+        if step.to is None:
+            return puppet.do(Call.MREMAP, *old, new, 0)
+        flags = _MREMAP_MAYMOVE | _MREMAP_FIXED
+        return puppet.do(Call.MREMAP, *old, new, flags, self._address(step.to))
+
+    def _look_at_maps(self, step: object) -> None:
+        if isinstance(step, Load | Store | Read | Write | Truncate | Exit):
+            return
+        for name in {getattr(step, "process", ""), getattr(step, "child", "")} & set(self.puppets):
+            self._borders[name] = read_borders(self.puppets[name].pid)
+
+    def _judged(
+        self,
+        step: Load | Store | Read,
+        reply: Reply,
+        seen: Seen | None,
+        before: dict[str, View],
+        after: dict[str, View],
+        pages: Ints,
+    ) -> Result:
+        page = self.scenario.page(step.at)
+        codes = None
+        if seen is not None and self.sight.faults:
+            codes = tuple(f.error_code & 3 for f in seen.faults if f.address >> PAGE_SHIFT == page)
+        if reply.signal:
+            word = _SIGNALS.get((signal.Signals(reply.signal), reply.code))
+            return Result(word or f"signal {reply.signal} code {reply.code}", codes)
+        if isinstance(step, Read) and reply.error:
+            return Result(errno.errorcode[reply.error], codes)
+        data = reply.value.to_bytes(LABEL_BYTES, "little") if isinstance(step, Load) else None
+        if codes is None or seen is None:
+            return Result("", None, data)
+        at = int(pages.searchsorted(page))
+        outcome = _outcome(codes, seen, before[step.process], after[step.process], at)
+        return Result(outcome, codes, data)
+
+
+def _outcome(codes: tuple[int, ...], seen: Seen, before: View, after: View, at: int) -> str:
+    if not codes:
+        return Word.NO_FAULT
+    if not codes[-1] & 2:
+        return Word.MAPPED
+    frame, state, old = int(after.frame[at]), int(after.state[at]), int(before.state[at])
+    same = frame == int(before.frame[at]) and bool(old & State.PRESENT)
+    if not state & State.ANON:
+        return Word.TRACKED if same else Word.MAPPED
+    zeroed = seen.allocated.get(frame)
+    if zeroed is None:
+        return Word.REUSED if same else Word.MAPPED
+    if zeroed:
+        return Word.ZERO_FILLED
+    return Word.COPIED if old & State.ANON else Word.FROM_FILE
+
+
+def _word(data: bytes) -> int:
+    return int.from_bytes(data.ljust(LABEL_BYTES, b"\0"), "little")
+
+
+def _open_pagemap(pid: int) -> int:
+    return os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
