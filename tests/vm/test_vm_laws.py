@@ -108,7 +108,7 @@ def two_spaces_one_table(machine: Machine) -> None:
         (reference_from_nowhere, r"references that are not mappings \(frame\): \[1\]"),
         (bytes_without_the_mark, r"\(\[1\], \[\]\)"),
         (entry_in_no_table, "an entry in a table that no space uses"),
-        (two_spaces_one_table, r"\(1, 2, 2\)"),
+        (two_spaces_one_table, r"\(\{1: 2\}, \{\}\)"),
     ],
 )
 def test_a_broken_law_is_told_with_its_values(breakage: Callable[[Machine], None], message: str) -> None:

@@ -32,6 +32,7 @@ from cowscope.vm.entry import (
     PRESENT,
     READ,
     SWAP,
+    USER,
     WRITABLE,
     entries_for,
     frames_of,
@@ -39,6 +40,7 @@ from cowscope.vm.entry import (
 )
 from cowscope.vm.file_faults import beyond_end, map_around, read_bits
 from cowscope.vm.memory import Memory
+from cowscope.vm.policies import AtFork
 from cowscope.vm.rules import (
     PROTECTION_BITS,
     UNDECIDED,
@@ -91,6 +93,7 @@ def write_faults(
     for part in _parts(memory, len(pages)):
         imposed = None if decided is None else decided[part]
         outcomes[part] = _write_part(memory, spaces, ids[part], pages[part], imposed)
+    _count(memory, outcomes)
     return outcomes
 
 
@@ -99,7 +102,15 @@ def read_faults(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts,
     outcomes = np.empty(len(pages), np.int8)
     for part in _parts(memory, len(pages)):
         outcomes[part] = _read_part(memory, spaces, ids[part], pages[part])
+    _count(memory, outcomes)
     return outcomes
+
+
+def _count(memory: Memory, outcomes: Outcomes) -> None:
+    if len(outcomes) == 1:
+        memory.work.faults[outcomes[0]] += 1
+    else:
+        memory.work.faults += np.bincount(outcomes, minlength=16)
 
 
 def _parts(memory: Memory, count: int) -> Iterator[slice]:
@@ -202,6 +213,8 @@ def _write_part(
     found = _locate(memory, spaces, ids, pages, _WRITE)
     returned = _swap_in(memory, found, _WRITE) if memory.swap_pages else None
     outcomes = classify_writes(found.flags, found.entries, memory.frames.flags[found.frames])
+    if not memory.policy.marks_exclusive:
+        outcomes[outcomes == _REUSED] = UNDECIDED
     _signals(memory, found, outcomes)
     _resolved_before(memory, found, outcomes)
     asked = (outcomes == UNDECIDED).nonzero()[0]
@@ -220,17 +233,26 @@ def _write_part(
     return found.in_order_given(outcomes)
 
 
+def _load_translations(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
+    """What a child got by fork is there, but its first touch has to load it."""
+    unloaded = (outcomes == _NO_FAULT) & ((found.entries & np.uint64(USER)) == 0)
+    memory.tables.entries[found.slots[unloaded]] |= np.uint64(USER | ACCESSED)
+    outcomes[unloaded] = _MAPPED
+
+
 def _read_part(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, pages: Ints) -> Outcomes:
     found = _locate(memory, spaces, ids, pages, PROTECTION_BITS)
     returned = _swap_in(memory, found, PROTECTION_BITS) if memory.swap_pages else None
     outcomes = classify_reads(found.flags, found.entries)
+    if memory.policy.at_fork is AtFork.SHARE_UNLOADED:
+        _load_translations(memory, found, outcomes)
     _signals(memory, found, outcomes)
     if memory.cache.known:
         _map_around(found, outcomes)
     _resolved_before(memory, found, outcomes)
     if memory.frames.room(len(pages)) < len(pages):
         _refuse(memory, found, outcomes)
-    mapped = outcomes == _MAPPED
+    mapped = (outcomes == _MAPPED) & (found.entries == 0)
     if memory.cache.known:
         mapped &= memory.tables.entries[found.slots] == 0
     cached = (found.flags & (_SHARED | _FILE)) != 0
@@ -397,7 +419,7 @@ def _sources(memory: Memory, found: _Located, at: Ints) -> Ints:
 def _keep(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
     at = _KEEPS[outcomes].nonzero()[0]
     if at.size:
-        kept = without(found.entries[at], INHERITED) | (WRITABLE | DIRTY | ACCESSED | PRESENT)
+        kept = without(found.entries[at], INHERITED) | (WRITABLE | DIRTY | ACCESSED | PRESENT | USER)
         memory.tables.entries[found.slots[at]] = kept
 
 

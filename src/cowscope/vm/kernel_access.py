@@ -29,6 +29,7 @@ from cowscope.vm import faults, trap
 from cowscope.vm.entry import FRAME_BITS, FRAME_SHIFT, PRESENT, USER, WRITABLE, without
 from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, MappingFlag, Outcome
 from cowscope.vm.spaces import AddressSpace
+from cowscope.vm.tables import LEAF_SHIFT
 
 _WRITE, _READ = int(MappingFlag.WRITE), int(MappingFlag.READ)
 _SHARED = int(MappingFlag.SHARED)
@@ -148,6 +149,7 @@ def _frame_to_write(space: AddressSpace, page: int, forced: bool) -> int | None:
     flags = int(space.mappings.flags_at(np.array([page]))[0])
     if not flags & _WRITE and (not forced or flags & _SHARED or not _is_mapped(space, page)):
         return None
+    space.table.own([page >> LEAF_SHIFT])
     entry = _entry(space, page)
     if (
         not entry & WRITABLE
@@ -164,6 +166,7 @@ def _frame_to_read(space: AddressSpace, page: int, forced: bool) -> int | None:
         return None
     if not _entry(space, page) & PRESENT and not _fault(space, page, _READ):
         return None
+    space.table.own([page >> LEAF_SHIFT] if not forced else [])
     if not forced and _is_shared_anonymous(space, page) and not _fault(space, page, _WRITE, unshare=True):
         return None
     return _frame(space, page)

@@ -16,6 +16,8 @@ A frame that is DISPUTED is exempt from isolation. Checks cost the whole machine
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from cowscope.vm.columns import Bools, Entries, Ints
@@ -33,11 +35,15 @@ def check(machine: Machine) -> None:
     >>> check(Machine())
     """
     frames = machine.memory.frames
+    rows: set[int] = set()
     named, swapped = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for space in machine.spaces.values():
-        pages, slots = space.table.occupied()
+        pages, slots = space.table.occupied(look=True)
         entries = machine.memory.tables.entries[slots]
         _check_space(space, pages, entries)
+        seen_before = np.isin(slots // LEAF_SIZE, list(rows))
+        rows.update(space.table.leaves.values())
+        entries = entries[~seen_before]
         on_swap = (entries & SWAP) != 0
         named.append(frames_of(entries[~on_swap]))
         swapped.append(frames_of(entries[on_swap]))
@@ -98,7 +104,9 @@ def _check_conservation(frames: Frames, cached: Ints) -> None:
 
 def _check_tables(machine: Machine) -> None:
     tables = machine.memory.tables
-    rows = [row for space in machine.spaces.values() for row in space.table.leaves.values()]
-    assert len(set(rows)) == len(rows) == tables.in_use, (len(set(rows)), len(rows), tables.in_use)
+    every = Counter(row for space in machine.spaces.values() for row in space.table.leaves.values())
+    rows, n_shares = list(every), {row: count for row, count in every.items() if count > 1}
+    assert n_shares == tables.sharers, (n_shares, tables.sharers)
+    assert len(rows) == tables.in_use, (len(rows), tables.in_use)
     unused = np.delete(np.arange(len(tables.entries) // LEAF_SIZE), rows)
     assert not tables.rows[unused].any(), "an entry in a table that no space uses"

@@ -31,6 +31,7 @@ from cowscope.vm.process import Process
 from cowscope.vm.rules import FrameFlag
 from cowscope.vm.spaces import AddressSpace
 from cowscope.vm.states import Dropped
+from cowscope.vm.tables import LEAF_SHIFT
 
 
 class Machine:
@@ -93,6 +94,16 @@ class Machine:
     def bury(self, process: Process) -> None:
         """Nobody can ask for this process any more."""
         self.processes.pop(process.pid, None)
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes that the page tables of all spaces take, every level counted, shared leaf tables once."""
+        architecture = self.memory.architecture
+        n_tables = self.memory.tables.in_use
+        for space in self.spaces.values():
+            leaves = np.fromiter(space.table.leaves, np.int64, len(space.table.leaves))
+            n_tables += sum(architecture.n_tables(leaves << LEAF_SHIFT)[1:])
+        return n_tables * architecture.page_size
 
     def merge_same_pages(self) -> int:
         """Let KSM look at all marked mappings; how many frames that freed."""

@@ -6,14 +6,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from cowscope.vm.architecture import ARCHITECTURES, Architecture
 from cowscope.vm.cache import PageCache
+from cowscope.vm.columns import Ints
 from cowscope.vm.events import Event
 from cowscope.vm.frames import Frames
 from cowscope.vm.policies import POLICIES, Policy
+from cowscope.vm.shadows import Shadows
 from cowscope.vm.tables import PageTables
 
 if TYPE_CHECKING:
     from cowscope.vm.spaces import AddressSpace
+
+
+@dataclass(slots=True)
+class Work:
+    """What was done so far: faults by `Outcome`, and what forks had to do, in entries, tables and pages."""
+
+    faults: Ints = field(default_factory=lambda: np.zeros(16, np.int64))
+    fork_entries: int = 0
+    fork_tables: int = 0
+    fork_copies: int = 0
 
 
 @dataclass(slots=True)
@@ -28,11 +43,14 @@ class Memory:
     policy: Policy = POLICIES["linux"]
     tables: PageTables = field(default_factory=PageTables)
     cache: PageCache = field(init=False)
+    shadows: Shadows = field(init=False)
+    work: Work = field(default_factory=Work)
     listeners: list[Callable[[Event], None]] = field(default_factory=list)
     spaces: dict[int, AddressSpace] = field(default_factory=dict)
     """All address spaces over this memory, by number."""
     guarded: bool = False
     """Whether any guard marker was ever installed."""
+    architecture: Architecture = ARCHITECTURES["x86-64"]
     swap_pages: int = 0
     """Pages that the swap device can hold."""
     overruled: int = 0
@@ -41,6 +59,7 @@ class Memory:
     def __post_init__(self) -> None:
         """The page cache lives in the same frames."""
         self.cache = PageCache(self.frames)
+        self.shadows = Shadows(self.frames)
 
     def tell(self, event: Event) -> None:
         """Give `event` to everybody who listens."""

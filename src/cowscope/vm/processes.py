@@ -14,6 +14,7 @@ rises by one. The child's entry is not accessed but keeps dirty, and is marked i
 anonymous. A copied entry of a shared mapping keeps W, and is clean.
 
 Source: `dup_mmap`, `vma_needs_copy`, `copy_present_ptes`, `folio_try_dup_anon_rmap_pte`.
+Other policies leave the child's entries unloaded, or copy all (`cowscope.vm.policies`).
 A pinned, exclusive page is copied at once: the child gets a frame of its own, writable if its mapping is, and the
 parent's entry stays as it is. Swap entries are copied, and are exclusive no more. When no frame is left for a
 copy, `NoMemory` is raised and nothing has changed.
@@ -25,6 +26,7 @@ from __future__ import annotations
 import numpy as np
 
 from cowscope.errors import NoMemory
+from cowscope.vm import on_demand
 from cowscope.vm.columns import Bools, Entries, Ints
 from cowscope.vm.entry import (
     ACCESSED,
@@ -40,6 +42,7 @@ from cowscope.vm.entry import (
     without,
 )
 from cowscope.vm.memory import Memory
+from cowscope.vm.policies import AtFork
 from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, MappingFlag
 from cowscope.vm.spaces import AddressSpace
 from cowscope.vm.tables import LEAF_MASK, LEAF_SHIFT
@@ -57,13 +60,21 @@ def fork(parent: AddressSpace, number: int) -> AddressSpace:
     child.mappings = parent.mappings.inherited()
     mappings = child.mappings
     parent.memory.cache.show(mappings.object, mappings.end - mappings.start)
-    pages, slots = parent.table.occupied()
+    if parent.memory.policy.at_fork is AtFork.SHARE_TABLES:
+        on_demand.connect(child, inherits=True)
+        on_demand.connect(parent, inherits=False)
+        on_demand.share_tables(parent, child, _needs_copy(parent.mappings.flags))
+    pages, slots = parent.table.occupied(look=True)
+    if child.table.leaves:
+        left = ~np.isin(pages >> LEAF_SHIFT, list(child.table.leaves))
+        pages, slots = pages[left], slots[left]
     held = pages.searchsorted(parent.mappings.end) - pages.searchsorted(parent.mappings.start)
     copies = _needs_copy(parent.mappings.flags)
     copied = np.repeat(copies, held)
     if copied.any():
         flags = np.repeat(parent.mappings.flags[copies], held[copies])
-        child.shared_at_fork = _copy_entries(parent, child, pages[copied], slots[copied], flags)
+        child.shared_at_fork += _copy_entries(parent, child, pages[copied], slots[copied], flags)
+    parent.memory.work.fork_tables += len(child.table.leaves)
     return child
 
 
@@ -75,11 +86,11 @@ def _needs_copy(flags: Ints) -> Bools:
 
 
 def _copy_entries(parent: AddressSpace, child: AddressSpace, pages: Ints, slots: Ints, flags: Ints) -> int:
-    memory = parent.memory
-    pinned = _pinned(memory, memory.tables.entries[slots])
-    if memory.frames.room(len(pinned)) < len(pinned):
+    memory, policy = parent.memory, parent.memory.policy
+    copied = _copied_at_once(memory, memory.tables.entries[slots], flags)
+    if memory.frames.room(len(copied)) < len(copied):
         memory.cache.hide(child.mappings.object, child.mappings.end - child.mappings.start)
-        raise NoMemory(f"fork needs {len(pinned)} frames for copies of pinned pages")
+        raise NoMemory(f"fork needs {len(copied)} frames for what it must copy at once")
     targets = _child_slots(child, pages)
     entries = memory.tables.entries[slots]
     frames = frames_of(entries)
@@ -92,34 +103,44 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, pages: Ints, slots:
         memory.tables.entries[slots[~shared]] = without(entries[~shared], WRITABLE)
     else:
         memory.tables.entries[slots] = without(entries, WRITABLE)
+    if policy.at_fork is AtFork.SHARE_UNLOADED:
+        inherited = without(inherited, USER)
     memory.tables.entries[targets] = inherited
     if memory.swap_pages:
         on_swap = (entries & SWAP) != 0
         memory.frames.share_swapped(frames[on_swap])
         frames, anon = frames[~on_swap], anon & ~on_swap
     memory.frames.share(frames)
-    if pinned.size:
-        _copy_pinned(memory, slots[pinned], targets[pinned], entries[pinned], flags[pinned])
-    return int(np.count_nonzero(anon)) - len(pinned)
+    if copied.size:
+        _copy_at_once(memory, slots[copied], targets[copied], entries[copied], flags[copied])
+    if policy.shadows:
+        memory.shadows.fork(parent.id, child.id, frames_of(entries[anon]))
+    memory.work.fork_entries += len(entries)
+    memory.work.fork_copies += len(copied)
+    return int(np.count_nonzero(anon)) - len(copied)
 
 
-def _pinned(memory: Memory, entries: Entries) -> Ints:
-    """Places of the entries whose frames are pinned and exclusive."""
-    if not memory.frames.pins:
+def _copied_at_once(memory: Memory, entries: Entries, flags: Ints) -> Ints:
+    """Places of the entries whose frames the child gets a copy of: pinned and exclusive, or all that is private."""
+    eager = memory.policy.at_fork is AtFork.COPY
+    if not eager and not (memory.frames.pins and memory.policy.counts_holds):
         return np.zeros(0, np.int64)
     frames = frames_of(entries)
-    present = (entries & PRESENT) != 0
-    exclusive = (memory.frames.flags[frames] & int(FrameFlag.EXCLUSIVE)) != 0
-    return np.flatnonzero(present & exclusive & np.isin(frames, list(memory.frames.pins)))
+    chosen = ((entries & PRESENT) != 0) & ((memory.frames.flags[frames] & int(FrameFlag.ANON)) != 0)
+    if not eager:
+        chosen &= (memory.frames.flags[frames] & int(FrameFlag.EXCLUSIVE)) != 0
+        chosen &= np.isin(frames, list(memory.frames.pins))
+    return np.flatnonzero(chosen & ((flags & _SHARED) == 0))
 
 
-def _copy_pinned(memory: Memory, slots: Ints, targets: Ints, entries: Entries, flags: Ints) -> None:
-    """Undo the sharing of pinned pages: the parent's entries as they were, the child's name copies."""
+def _copy_at_once(memory: Memory, slots: Ints, targets: Ints, entries: Entries, flags: Ints) -> None:
+    """Undo the sharing of some pages: the parent's entries as they were, the child's name copies."""
     frames = frames_of(entries)
     fresh = memory.frames.allocate(len(frames), FrameFlag.ANON | FrameFlag.EXCLUSIVE)
     memory.frames.copy_contents(frames, fresh)
     memory.frames.unmap(frames)
-    memory.frames.mark(frames, FrameFlag.EXCLUSIVE)
+    alone = memory.frames.map_counts[frames] == 1
+    memory.frames.mark(frames[alone], FrameFlag.EXCLUSIVE)
     memory.tables.entries[slots] = entries
     bits = without(np.full(len(fresh), OWNED, np.uint64), ACCESSED)
     bits[(flags & int(MappingFlag.WRITE)) == 0] &= ~np.uint64(WRITABLE)
@@ -131,6 +152,5 @@ def _child_slots(child: AddressSpace, pages: Ints) -> Ints:
     """Slots of `pages` (ascending) in fresh leaf tables of the child."""
     leaf = pages >> LEAF_SHIFT
     starts = np.flatnonzero(np.concatenate(([True], leaf[1:] != leaf[:-1])))
-    child.table.add(leaf[starts])
-    rows = np.fromiter(child.table.leaves.values(), np.int64, len(starts))
+    rows = child.table.add(leaf[starts])
     return (np.repeat(rows, np.diff(starts, append=len(leaf))) << LEAF_SHIFT) | (pages & LEAF_MASK)

@@ -309,6 +309,8 @@ class AddressSpace:
             untracked = not flags & _FILE or bool(flags & int(MappingFlag.UNTRACKED))
             clean_too: Bools = ((entries & DIRTY) != 0) | untracked
             return clean_too
+        if not self.memory.policy.marks_exclusive:
+            return np.zeros(len(entries), np.bool_)
         wanted = int(FrameFlag.ANON | FrameFlag.EXCLUSIVE)
         owned: Bools = (self.memory.frames.flags[frames_of(entries)] & wanted) == wanted
         return owned
@@ -367,7 +369,7 @@ class AddressSpace:
 
     def present_pages(self) -> Ints:
         """The pages that have an entry, ascending."""
-        pages, slots = self.table.occupied()
+        pages, slots = self.table.occupied(look=True)
         present: Ints = pages[(self.memory.tables.entries[slots] & PRESENT) != 0]
         return present
 
@@ -393,8 +395,11 @@ class AddressSpace:
 
     def clear(self) -> Dropped:
         """Drop everything: what exit and exec do to an address space."""
+        self.table.leave_shared()
         dropped = self.discard(0, END_OF_SPACE)
         self.table.prune()
         self.memory.cache.hide(self.mappings.object, self.mappings.end - self.mappings.start)
         self.mappings = Mappings()
+        if self.memory.policy.shadows:
+            self.memory.shadows.leave(self.id)
         return dropped

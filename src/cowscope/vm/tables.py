@@ -7,14 +7,15 @@
 | row 0 | stands for "no table": always empty, never handed out |
 | cost | a space costs one row for each 2 MiB that holds an entry, whatever its mappings span |
 | release | a row whose last entry is gone goes back to the pool |
+| shared row | several spaces may have a row in common (on-demand fork); who changes it gets one of its own first |
 
 Source: `struct mm_struct.pgd`, `pte_offset_map`, `free_pgtables`.
-Not modelled: the upper levels (a dictionary stands for them), the memory that tables take, sharing of tables.
+The upper levels (a dictionary stands for them) are counted by `cowscope.vm.architecture`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -36,6 +37,8 @@ class PageTables:
         self._scratch: Counts = np.empty(0, np.int32)
         self._free: list[int] = []
         self._n_ever = 1
+        self.sharers: dict[int, int] = {}
+        """How many spaces have a row in common, by row; rows of one space are not in it."""
 
     @property
     def in_use(self) -> int:
@@ -73,6 +76,12 @@ class PageTables:
         larger[: len(self.entries)] = self.entries
         self.entries = larger
 
+    def leave(self, row: int) -> None:
+        """One space less has the shared `row`."""
+        self.sharers[row] -= 1
+        if self.sharers[row] == 1:
+            del self.sharers[row]
+
     def release(self, rows: Iterable[int]) -> None:
         """Take back `rows`, which are empty."""
         self._free.extend(rows)
@@ -98,6 +107,36 @@ class SparseTable:
         self.pool = pool
         self.leaves: dict[int, int] = {}
         self._sorted: tuple[Ints, Ints] | None = None
+        self.unshare: Callable[[list[int]], None] | None = None
+        """Called with the numbers of shared leaf tables before they are changed."""
+
+    def own(self, numbers: Iterable[int]) -> None:
+        """Make sure that the leaf tables `numbers`, where there are any, are this space's alone."""
+        if self.pool.sharers and self.unshare is not None:
+            shared = [n for n in numbers if self.leaves.get(n, 0) in self.pool.sharers]
+            if shared:
+                self.unshare(shared)
+
+    def share(self, numbers: list[int], other: SparseTable) -> None:
+        """Let `other`, which lacks them, have the leaf tables `numbers` of this one in common."""
+        for number in numbers:
+            row = other.leaves[number] = self.leaves[number]
+            self.pool.sharers[row] = self.pool.sharers.get(row, 1) + 1
+        other._sorted = None
+
+    def replace(self, number: int) -> tuple[int, int]:
+        """Leave a shared leaf table for a new, empty one; the old row and the new one."""
+        old = self.leaves.pop(number)
+        self.pool.leave(old)
+        self.add(np.array([number]))
+        return old, self.leaves[number]
+
+    def leave_shared(self) -> None:
+        """Let go of all leaf tables that others have too."""
+        if self.pool.sharers:
+            for number in [n for n, row in self.leaves.items() if row in self.pool.sharers]:
+                self.pool.leave(self.leaves.pop(number))
+            self._sorted = None
 
     def slot(self, page: int) -> int:
         """The slot of one page; a slot of row 0, which is empty, when no table covers it."""
@@ -114,8 +153,11 @@ class SparseTable:
         if missing.any():
             if create:
                 self.add(np.unique(leaf[missing]))
-                return self.slots(pages)
+                return self.slots(pages, create=True)
             at[missing] = len(numbers) - 1
+        if create and self.pool.sharers:
+            self.own(np.unique(leaf).tolist())
+            rows = self._in_order()[1]
         return (rows[at] << LEAF_SHIFT) | (pages & LEAF_MASK)
 
     def _one_slot(self, page: int, create: bool) -> Ints:
@@ -123,12 +165,17 @@ class SparseTable:
         if create and slot < LEAF_SIZE:
             self.add(np.array([page >> LEAF_SHIFT]))
             slot = self.slot(page)
+        elif create and self.pool.sharers:
+            self.own([page >> LEAF_SHIFT])
+            slot = self.slot(page)
         return np.array([slot])
 
-    def add(self, numbers: Ints) -> None:
-        """Add empty tables with the leaf `numbers`, which are all missing."""
-        self.leaves.update(zip(numbers.tolist(), self.pool.allocate(len(numbers)), strict=True))
+    def add(self, numbers: Ints) -> Ints:
+        """Add empty tables with the leaf `numbers`, which are all missing; their rows."""
+        rows = self.pool.allocate(len(numbers))
+        self.leaves.update(zip(numbers.tolist(), rows, strict=True))
         self._sorted = None
+        return np.array(rows, np.int64)
 
     def _in_order(self) -> tuple[Ints, Ints]:
         """Leaf numbers and rows by number; a last number beyond all others, with row 0, ends them."""
@@ -146,8 +193,13 @@ class SparseTable:
         low, high = numbers.searchsorted((start >> LEAF_SHIFT, ((end - 1) >> LEAF_SHIFT) + 1)).tolist()
         return numbers[low:high], rows[low:high]
 
-    def occupied(self, start: int = 0, end: int = END_OF_SPACE) -> tuple[Ints, Ints]:
-        """Pages from `start` to before `end` that have an entry, ascending, and their slots."""
+    def occupied(self, start: int = 0, end: int = END_OF_SPACE, *, look: bool = False) -> tuple[Ints, Ints]:
+        """Pages from `start` to before `end` that have an entry, ascending, and their slots.
+
+        Whoever is going to change the entries must not `look` only: shared tables are made this space's own.
+        """
+        if self.pool.sharers and not look:
+            self.own(self._leaves_within(start, end)[0].tolist())
         numbers, rows = self._leaves_within(start, end)
         if not len(numbers):
             return numbers, rows

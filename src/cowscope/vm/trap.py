@@ -34,6 +34,7 @@ from cowscope.vm import faults
 from cowscope.vm.entry import ACCESSED, DIRTY, FRAME_BITS, FRAME_SHIFT, PRESENT, USER, WRITABLE
 from cowscope.vm.events import Allocated, Classified, Copied, Mapped, Resumed, Trapped
 from cowscope.vm.rules import PROTECTION_BITS, MappingFlag, Outcome
+from cowscope.vm.tables import LEAF_SHIFT
 
 if TYPE_CHECKING:
     from cowscope.vm.spaces import AddressSpace
@@ -131,7 +132,8 @@ def _frame(space: AddressSpace, address: int, needed: int, by: int) -> int:
 def _translate(space: AddressSpace, page: int, needed: int, by: int) -> int:
     slot = space.table.slot(page)
     entry = int(space.memory.tables.entries[slot])
-    if entry & needed != needed:
+    shared = needed == _STORE and slot >> LEAF_SHIFT in space.memory.tables.sharers
+    if entry & needed != needed or shared:
         present = PRESENT if entry & USER else 0
         raise PageFault(page, present | by | (_ERROR_WRITE if needed == _STORE else 0))
     marks = _MARKS[needed]
