@@ -4,7 +4,7 @@
 |---|---|---|
 | DONTNEED | not locked | entries go, guard markers stay; the next read sees zeros, or the file |
 | FREE | private anonymous | entries become clean; contents stay until memory is short, which never comes here |
-| REMOVE | shared, writable | the pages go from the page cache, and their entries everywhere |
+| REMOVE | shared, may become writable | the pages go from the page cache, and their entries everywhere |
 | DONTFORK, DOFORK | | a child gets no such mapping, or does again |
 | WIPEONFORK | private anonymous | a child gets the mapping empty |
 | KEEPONFORK | | or not empty again |
@@ -135,8 +135,8 @@ def _free(space: AddressSpace, part: MappingRecord) -> None:
 def _remove(space: AddressSpace, part: MappingRecord) -> None:
     if part.flags & MappingFlag.LOCKED or not part.object:
         raise InvalidArgument("only what lies in the page cache and is not locked can be removed")
-    if not part.flags & MappingFlag.SHARED or not part.flags & MappingFlag.WRITE:
-        raise Forbidden("only a shared writable mapping may remove pages of its file")
+    if not part.flags & MappingFlag.SHARED or part.flags & MappingFlag.NEVER_WRITE:
+        raise Forbidden("only a shared mapping that may become writable may remove pages of its file")
     punch(space.memory, part.object, part.offset, part.offset + part.end - part.start)
 
 

@@ -292,7 +292,12 @@ def _signals(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
     if memory.cache.known:
         at = _on_absent_file_pages(found, outcomes)
         for space, part in found.chosen(at):
-            outcomes[part[beyond_end(space, found.pages[part])]] = _BUS_ERROR
+            past = part[beyond_end(space, found.pages[part])]
+            # The kernel prepares for a copy (`do_cow_fault`) before it finds out that there is nothing to copy.
+            in_vain = past[outcomes[past] == _COPIED_FROM_FILE]
+            if in_vain.size:
+                space.mappings.note_anon_vma(found.pages[in_vain])
+            outcomes[past] = _BUS_ERROR
 
 
 def _on_absent_file_pages(found: _Located, outcomes: Outcomes) -> Ints:
@@ -304,7 +309,7 @@ def _on_absent_file_pages(found: _Located, outcomes: Outcomes) -> Ints:
 
 def _map_around(found: _Located, outcomes: Outcomes) -> None:
     """Reads of known objects, in the order given, since each may resolve those after it."""
-    at = _on_absent_file_pages(found, outcomes)
+    at = np.union1d(_on_absent_file_pages(found, outcomes), (outcomes == _BUS_ERROR).nonzero()[0])
     known = [
         (int(found.time[each]) if found.time is not None else each, each, space)
         for space, part in found.chosen(at)

@@ -2,7 +2,8 @@
 
 | access | page | effect |
 |---|---|---|
-| any | beyond the end | BUS_ERROR |
+| read | beyond the end | fault-around, then BUS_ERROR |
+| write | beyond the end | BUS_ERROR |
 | read | cached or not | fault-around, then the page itself, allocated where it was a hole |
 | write, shared | | the page alone, allocated where it was a hole |
 | write, private | | a copy of the cached page; a hole is allocated in the cache too |
@@ -55,7 +56,10 @@ def beyond_end(space: AddressSpace, pages: Ints) -> Bools:
 
 
 def map_around(space: AddressSpace, page: int) -> bool:
-    """Resolve a read fault on `page`, which lies within its object; False if no frame is left for it."""
+    """Resolve a read fault on `page`; False if no frame is left for it.
+
+    Where `page` lies beyond the end of its object, only the pages around it are mapped.
+    """
     mappings, cache = space.mappings, space.memory.cache
     row = mappings.lookup(np.array([page]))
     start, end, flags = int(mappings.start[row][0]), int(mappings.end[row][0]), mappings.flags[row]
@@ -68,10 +72,11 @@ def map_around(space: AddressSpace, page: int) -> bool:
     vacant = space.memory.tables.entries[slots] == 0
     around = vacant & (frames != 0) & (offsets < cache.lengths(objects))
     here = page - low
-    lacks = vacant[here] and not around[here]
+    beyond = offsets[here] >= cache.lengths(objects[here : here + 1])[0]
+    lacks = vacant[here] and not around[here] and not beyond
     if lacks and space.memory.frames.room(1):
         frames[here] = cache.fetch(objects[here : here + 1], offsets[here : here + 1])[0]
         around[here] = True
     space.memory.frames.map(frames[around])
     space.memory.tables.entries[slots[around]] = entries_for(frames[around], read_bits(flags))
-    return bool(around[here] or not vacant[here])
+    return bool(around[here] or not vacant[here] or beyond)

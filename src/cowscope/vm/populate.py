@@ -2,7 +2,7 @@
 
 | who asks | faults |
 |---|---|
-| MADV_POPULATE_READ | read faults where there is no entry |
+| MADV_POPULATE_READ | read faults where there is no entry; refused where only writing is allowed |
 | MADV_POPULATE_WRITE | write faults where the entry is not writable; copies what is shared |
 | MAP_POPULATE, MAP_LOCKED, mlock, mprotect of locked memory | as for writing where private and writable, else reading |
 
@@ -17,9 +17,10 @@ from cowscope.errors import BadAddress, InvalidArgument, NoMemory
 from cowscope.units import PAGE_SHIFT
 from cowscope.vm import faults
 from cowscope.vm.columns import Ints, Outcomes
-from cowscope.vm.rules import PROTECTION_BITS, MappingFlag, Outcome
+from cowscope.vm.rules import MappingFlag, Outcome
 from cowscope.vm.spaces import AddressSpace
 
+_READ = int(MappingFlag.READ)
 _WRITE = int(MappingFlag.WRITE)
 _SHARED = int(MappingFlag.SHARED)
 
@@ -43,7 +44,7 @@ def populate_or_raise(space: AddressSpace, start: int, end: int, *, write: bool)
             if page < end:
                 raise NoMemory(f"nothing is mapped at {page << PAGE_SHIFT:#x}")
             return
-        if not part.flags & (_WRITE if write else PROTECTION_BITS):
+        if not part.flags & (_WRITE if write else _READ):
             raise InvalidArgument(f"the mapping at {page << PAGE_SHIFT:#x} forbids the access")
         _part_or_raise(space, np.arange(part.start, part.end), write)
         page = part.end

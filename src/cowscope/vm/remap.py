@@ -52,8 +52,9 @@ def mremap(
     record = _record(space, start, old)
     to = None if new_address is None else new_address >> PAGE_SHIFT
     if new_address is None and not dont_unmap and old:
-        if new <= old:
+        if new < old:
             space.unmap(start + new, old - new)
+        if new <= old:
             return address
         if _grown_in_place(space, record, start + old, new - old):
             return address
