@@ -92,16 +92,29 @@ class Comparison:
         self._before: tuple[Mapping[str, View], Mapping[str, View]] = ({}, {})
         self._pages: Ints = np.zeros(0, np.int64)
 
-    def views(self, model: Mapping[str, View], kernel: Mapping[str, View], pages: Ints) -> list[Difference]:
-        """In what the sides differ now; at most a few of each kind."""
+    def views(
+        self,
+        model: Mapping[str, View],
+        kernel: Mapping[str, View],
+        pages: Ints,
+        *,
+        recycles: bool = False,
+    ) -> list[Difference]:
+        """In what the sides differ now; at most a few of each kind.
+
+        A step that frees pages and then fetches some (`recycles`) may get back what it freed on one side and
+        not on the other: after it, frames are only compared by who shares them.
+        """
         if set(model) != set(kernel):
             return [Difference("live processes", None, None, str(sorted(model)), str(sorted(kernel)))]
         found: list[Difference] = []
         for name, mine in model.items():
             found += self._process(name, mine, kernel[name], pages)
         if self.sight.frames and model:
+            if recycles:
+                self.book = FrameBook()
             found += self._sharing(model, kernel, pages)
-            found += self._moves(model, kernel, pages)
+            found += [] if recycles else self._moves(model, kernel, pages)
         self._before, self._pages = (model, kernel), pages
         return found
 

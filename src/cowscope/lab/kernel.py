@@ -36,6 +36,7 @@ from cowscope.lab.scenario import END_PAGE, FIRST_PAGE, Line, Scenario
 from cowscope.lab.steps import (
     LABEL_BYTES,
     OPTIONS,
+    Advice,
     Exec,
     Exit,
     File,
@@ -60,6 +61,7 @@ from cowscope.units import PAGE_SHIFT, PAGE_SIZE
 _FIXED, _ANONYMOUS, _SHARED, _PRIVATE = 0x10, 0x20, 0x1, 0x2
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 _SCRATCH = "read(2)"
+_BATCHED = (Advice.FREE, Advice.COLD, Advice.PAGEOUT)
 _SIGNALS = {
     (signal.SIGSEGV, 1): Word.SEGV_MAPERR,
     (signal.SIGSEGV, 2): Word.SEGV_ACCERR,
@@ -201,7 +203,10 @@ class Kernel:
             case Mremap():
                 return self._mremap(step, puppet)
             case Madvise():
-                return puppet.do(Call.MADVISE, *self._span(step.range), step.advice.number)
+                reply = puppet.do(Call.MADVISE, *self._span(step.range), step.advice.number)
+                if step.advice in _BATCHED:
+                    self._drain(puppet)
+                return reply
             case Load():
                 return puppet.do(stub.LOAD, self._address(step.at))
             case Store():
@@ -219,6 +224,10 @@ class Kernel:
             case Truncate():
                 return puppet.do(Call.FTRUNCATE, self._open(puppet, step.file), step.pages * PAGE_SIZE)
         raise AssertionError(step)
+
+    def _drain(self, puppet: Puppet) -> None:
+        """Empty this CPU's batches, whose references would make the next writes copy: any such advice does."""
+        puppet.do(Call.MADVISE, stub.buffer_address(stub.N_SLOTS - 1), PAGE_SIZE, Advice.COLD.number)
 
     def _enter(self, name: str, puppet: Puppet, opened: dict[str, int]) -> None:
         self.puppets[name] = puppet

@@ -13,6 +13,7 @@ from cowscope.lab.kernel import Kernel, Stage
 from cowscope.lab.model import Model, NotModelled
 from cowscope.lab.result import Result
 from cowscope.lab.scenario import Line, Scenario
+from cowscope.lab.steps import Mmap
 from cowscope.lab.view import Ints, View, watched
 from cowscope.vm import laws
 from cowscope.vm.policies import Policy
@@ -83,7 +84,8 @@ class Lockstep:
         found = compare_results(mine, other, self.comparison.sight)
         if line.expected and mine.outcome != line.expected:
             found.append(Difference("outcome", None, None, mine.outcome, f"(by the text) {line.expected}"))
-        found += self.comparison.views(views, seen, self.pages)
+        recycles = isinstance(line.step, Mmap) and "populate" in line.step.options
+        found += self.comparison.views(views, seen, self.pages, recycles=recycles)
         self.operations += 1
         return Step(line, mine, other, views, seen, self.pages), found
 

@@ -1,17 +1,17 @@
 """A scenario on the vm: one side of the comparison.
 
-Every step becomes the calls on `cowscope.vm` that mean the same. What the vm has no rule for raises
+Every step becomes the call on `cowscope.vm` that means the same. What the vm has no rule for raises
 `NotModelled` with the reason, and nothing of the step is done: the scenario is then listed as not checked.
 
 The bytes of a page are looked at behind the back of the machine (its frame's contents), so that looking never
-traps. A system call that meets a hole does what the kernel does: mprotect stops there, madvise goes on, and
-both return ENOMEM.
+traps.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from cowscope.errors import CallRefused
 from cowscope.lab.result import Result, Word
 from cowscope.lab.scenario import Line, Scenario
 from cowscope.lab.steps import (
@@ -34,22 +34,23 @@ from cowscope.lab.steps import (
     Truncate,
     Write,
 )
-from cowscope.lab.view import EVERYTHING, Border, Ints, Sight, State, View
-from cowscope.units import PAGE_SHIFT
+from cowscope.lab.view import EVERYTHING, Border, Ints, Sight, State, States, View, readable_pages
+from cowscope.units import PAGE_SHIFT, PAGE_SIZE
 from cowscope.vm import (
     AccessFault,
-    AddressSpace,
-    BusError,
     Classified,
     Event,
     FrameFlag,
-    Kind,
     Machine,
     Outcome,
+    PageStates,
+    Policy,
+    Process,
+    SegmentationFault,
     Trapped,
+    kernel_access,
 )
-from cowscope.vm.entry import USER, frames_of
-from cowscope.vm.policies import Policy
+from cowscope.vm import File as MachineFile
 
 _WORDS = {
     Outcome.NO_FAULT: Word.NO_FAULT,
@@ -60,25 +61,9 @@ _WORDS = {
     Outcome.MAPPED: Word.MAPPED,
     Outcome.WRITE_TRACKED: Word.TRACKED,
 }
-_FORK_ADVICE = {
-    Advice.DONTFORK: {"dont_fork": True},
-    Advice.DOFORK: {"dont_fork": False},
-    Advice.WIPEONFORK: {"wipe_on_fork": True},
-    Advice.KEEPONFORK: {"wipe_on_fork": False},
-}
 _NOT_YET = {
-    Advice.FREE: "MADV_FREE",
-    Advice.REMOVE: "holes punched into files (MADV_REMOVE)",
     Advice.HUGEPAGE: "transparent huge pages",
     Advice.NOHUGEPAGE: "transparent huge pages",
-    Advice.MERGEABLE: "KSM",
-    Advice.UNMERGEABLE: "KSM",
-    Advice.COLD: "MADV_COLD",
-    Advice.PAGEOUT: "swap",
-    Advice.POPULATE_READ: "MADV_POPULATE_READ",
-    Advice.POPULATE_WRITE: "MADV_POPULATE_WRITE",
-    Advice.GUARD_INSTALL: "guard regions",
-    Advice.GUARD_REMOVE: "guard regions",
 }
 _USER_BIT = 4
 
@@ -93,8 +78,8 @@ class Model:
     >>> from cowscope.lab.parser import parse
     >>> scenario = parse('A start\\nA mmap heap 1 rw private anonymous\\nA store heap "hi"')
     >>> model = Model(scenario)
-    >>> [model.do(line).outcome for line in scenario]
-    ['ok', 'ok', <Word.ZERO_FILLED: 'zero-filled'>]
+    >>> [str(model.do(line).outcome) for line in scenario]
+    ['ok', 'ok', 'zero-filled']
     """
 
     sight: Sight = EVERYTHING
@@ -103,178 +88,174 @@ class Model:
         """An empty machine on which the steps of `scenario` can be done."""
         self.scenario = scenario
         self.machine = Machine(policy)
-        self.spaces: dict[str, AddressSpace] = {}
-        self._files: dict[str, int] = {}
+        self.processes: dict[str, Process] = {}
+        self._files: dict[str, MachineFile] = {}
         self._told: list[Event] = []
         self.machine.listen(self._told.append)
 
     def do(self, line: Line) -> Result:
         """Do one step and say what came of it. Raises `NotModelled`."""
         step = line.step
-        match step:
-            case File():
-                self._make(step)
-            case Start():
-                self.spaces[step.process] = self.machine.spawn()
-            case Fork():
-                self.spaces[step.child] = self.machine.fork(self.spaces[step.process].id)
-            case Exit():
-                self.machine.exit(self.spaces.pop(step.process).id)
-            case Exec():
-                self.machine.exec(self.spaces[step.process].id)
-            case Mmap():
-                self._mmap(step)
-            case Munmap():
-                self.spaces[step.process].unmap(self.scenario.page(step.range), step.range.count)
-            case Mprotect():
-                return self._mprotect(step)
-            case Mremap():
-                return self._mremap(step)
-            case Madvise():
-                return self._madvise(step)
-            case Load() | Store() | Read():
-                return self._access(step)
-            case Write():
-                self._write(step)
-            case Truncate():
-                raise NotModelled("the vm has no ends of files")
+        self._told.clear()
+        try:
+            match step:
+                case File():
+                    self._make(step)
+                case Start():
+                    self.processes[step.process] = self.machine.start()
+                case Load() | Store():
+                    return self._access(step)
+                case Read():
+                    return self._read(step)
+                case _:
+                    self._call(step, self.processes[step.process])
+        except CallRefused as refusal:
+            return Result(refusal.errno_name)
         return Result("ok")
+
+    @property
+    def events(self) -> list[Event]:
+        """What the machine told of the last step: trap, classification, allocation, copy, mapping, resumption."""
+        return list(self._told)
 
     def _make(self, file: File) -> None:
-        if file.sparse:
-            raise NotModelled("the vm has no holes in files")
-        self._files[file.name] = len(self._files) + 1
-        for page in range(file.pages):
-            self._write_page(file.name, page, file.label(page))
+        made = self.machine.file(file.pages * PAGE_SIZE, tracked=file.kind == "disk")
+        self._files[file.name] = made
+        for page in range(0 if file.sparse else file.pages):
+            made.write(page * PAGE_SIZE, file.label(page))
 
-    def _write(self, step: Write) -> None:
-        self._write_page(step.at.name, step.at.first, step.data)
+    def _call(self, step: object, process: Process) -> None:
+        match step:
+            case Fork():
+                self.processes[step.child] = process.fork()
+            case Exit():
+                process.exit()
+                del self.processes[step.process]
+            case Exec():
+                process.exec()
+            case Mmap():
+                self._mmap(step, process)
+            case Munmap():
+                process.munmap(*self._span(step.range))
+            case Mprotect():
+                process.mprotect(*self._span(step.range), step.protection)
+            case Mremap():
+                self._within_one_mapping(step.range, process)
+                to = None if step.to is None else self._span(step.to)[0]
+                size = step.pages << PAGE_SHIFT
+                process.mremap(*self._span(step.range), size, may_move=to is not None, new_address=to)
+            case Madvise():
+                if step.advice in _NOT_YET:
+                    raise NotModelled(f"the vm has no {_NOT_YET[step.advice]}")
+                process.madvise(*self._span(step.range), step.advice.number)
+            case Write():
+                data = step.data.ljust(LABEL_BYTES, b"\0")
+                self._files[step.at.name].write(step.at.first * PAGE_SIZE, data)
+            case Truncate():
+                self._files[step.file].truncate(step.pages * PAGE_SIZE)
+            case _:
+                raise AssertionError(step)
 
-    def _write_page(self, name: str, page: int, data: bytes) -> None:
-        memory = self.machine.memory
-        objects, offsets = np.atleast_1d(self._files[name]), np.atleast_1d(page)
-        frame = int(memory.cache.fetch(objects, offsets)[0])
-        memory.frames.write(frame, 0, data.ljust(LABEL_BYTES, b"\0"))
+    def _within_one_mapping(self, area: Range, process: Process) -> None:
+        start = self.scenario.page(area)
+        found = process.space.mappings.clipped(start, start + area.count)
+        if found and found[0].start == start and found[0].end < start + area.count:
+            raise NotModelled("the vm has no mremap over several mappings (Linux 6.17)")
 
-    def _mmap(self, step: Mmap) -> None:
-        if step.options:
-            raise NotModelled(f"the vm has no option {', '.join(sorted(step.options))} of mmap")
-        file = self.scenario.files[step.file] if step.file else None
-        if file and step.offset + step.pages > file.pages:
-            raise NotModelled("the vm has no ends of files")
-        tracked = file is not None and (not step.shared or file.kind == "disk")
-        self.spaces[step.process].map(
-            self.scenario.page(Range(step.name, 0)),
-            step.pages,
-            protection=step.protection,
+    def _span(self, area: Range) -> tuple[int, int]:
+        return self.scenario.page(area) << PAGE_SHIFT, area.count << PAGE_SHIFT
+
+    def _mmap(self, step: Mmap, process: Process) -> None:
+        if "hugetlb" in step.options:
+            raise NotModelled("the vm has no hugetlb pages")
+        address, length = self._span(Range(step.name, 0, step.pages))
+        process.mmap(
+            length,
+            step.protection,
             shared=step.shared,
-            kind=Kind.FILE if tracked else Kind.ANONYMOUS,
-            file=self._files[file.name] if file else 0,
-            offset=step.offset,
+            file=self._files[step.file] if step.file else None,
+            offset=step.offset << PAGE_SHIFT,
+            address=address,
+            fixed=True,
+            populate="populate" in step.options,
+            locked="locked" in step.options,
+            reserve="noreserve" not in step.options,
         )
 
-    def _mapped(self, process: str, area: Range) -> tuple[int, int, bool]:
-        """First page, how many are mapped without a hole from there on, and whether that is all."""
-        start = self.scenario.page(area)
-        at = start
-        for record in self.spaces[process].mappings.clipped(start, start + area.count):
-            if record.start > at:
-                break
-            at = record.end
-        return start, at - start, at == start + area.count
-
-    def _mprotect(self, step: Mprotect) -> Result:
-        start, count, whole = self._mapped(step.process, step.range)
-        self.spaces[step.process].protect(start, count, step.protection)
-        return Result("ok" if whole else "ENOMEM")
-
-    def _mremap(self, step: Mremap) -> Result:
-        start, _, whole = self._mapped(step.process, step.range)
-        space = self.spaces[step.process]
-        if not whole:
-            return Result("EFAULT")
-        if len(space.mappings.clipped(start, start + step.range.count)) > 1:
-            raise NotModelled("mremap over several mappings")
-        if step.to is None and step.pages <= step.range.count:
-            space.unmap(start + step.pages, step.range.count - step.pages)
-            return Result("ok")
-        if step.to is None or step.pages != step.range.count:
-            raise NotModelled("the vm has no mremap that grows a mapping")
-        to = self.scenario.page(step.to)
-        if start < to + step.pages and to < start + step.range.count:
-            return Result("EINVAL")
-        space.move(start, step.pages, to)
-        return Result("ok")
-
-    def _madvise(self, step: Madvise) -> Result:
-        if step.advice in _NOT_YET:
-            raise NotModelled(f"the vm has no {_NOT_YET[step.advice]}")
-        start, _, whole = self._mapped(step.process, step.range)
-        space = self.spaces[step.process]
-        if step.advice is Advice.DONTNEED:
-            space.discard(start, step.range.count)
-        else:
-            records = space.mappings.clipped(start, start + step.range.count)
-            if step.advice is Advice.WIPEONFORK and any(record.object for record in records):
-                raise NotModelled("which errors madvise returns")
-            space.advise(start, step.range.count, **_FORK_ADVICE[step.advice])
-        return Result("ok" if whole else "ENOMEM")
-
-    def _access(self, step: Load | Store | Read) -> Result:
-        space, page = self.spaces[step.process], self.scenario.page(step.at)
-        self._told.clear()
+    def _access(self, step: Load | Store) -> Result:
+        process, (address, _) = self.processes[step.process], self._span(step.at)
         data = None
         try:
             if isinstance(step, Load):
-                data = space.load(page << PAGE_SHIFT, LABEL_BYTES)
+                data = process.load(address, LABEL_BYTES)
             else:
-                space.store(page << PAGE_SHIFT, step.data.ljust(LABEL_BYTES, b"\0"))
+                process.store(address, step.data.ljust(LABEL_BYTES, b"\0"))
         except AccessFault as fault:
-            outcome = "EFAULT" if isinstance(step, Read) else _signal(space, page, fault)
-        else:
-            classified = [event.outcome for event in self._told if isinstance(event, Classified)]
-            outcome = _WORDS[classified[-1]] if classified else Word.NO_FAULT
-        codes = tuple(event.error_code & ~_USER_BIT for event in self._told if isinstance(event, Trapped))
-        return Result(outcome, codes, data)
+            return Result(_signal(fault), self._codes())
+        return Result(self._classified(), self._codes(), data)
+
+    def _read(self, step: Read) -> Result:
+        address, _ = self._span(step.at)
+        data = step.data.ljust(LABEL_BYTES, b"\0")
+        try:
+            kernel_access.copy_to_user(self.processes[step.process].space, address, data)
+        except CallRefused as refusal:
+            return Result(refusal.errno_name, self._codes())
+        return Result(self._classified(), self._codes())
+
+    def _classified(self) -> Word:
+        outcomes = [event.outcome for event in self._told if isinstance(event, Classified)]
+        return _WORDS[outcomes[-1]] if outcomes else Word.NO_FAULT
+
+    def _codes(self) -> tuple[int, ...]:
+        return tuple(event.error_code & ~_USER_BIT for event in self._told if isinstance(event, Trapped))
 
     def views(self, pages: Ints) -> dict[str, View]:
         """What there is to see of each live process at `pages`."""
-        return {name: self._view(space, pages) for name, space in self.spaces.items()}
+        return {name: self._view(process, pages) for name, process in self.processes.items()}
 
-    def _view(self, space: AddressSpace, pages: Ints) -> View:
-        frames, entries = self.machine.memory.frames, space.memory.tables.entries[space.table.slots(pages)]
-        states, numbers = space.page_states(pages), frames_of(entries)
-        state = (
-            states.present * int(State.PRESENT)
-            | states.anon * int(State.ANON)
-            | (states.present & ~states.anon & ~states.zero) * int(State.FILE)
-            | states.exclusive * int(State.EXCLUSIVE)
-            | states.zero * int(State.ZERO)
-            | (states.present & (states.map_count == 1)) * int(State.ONCE)
-        )
-        readable = states.present & ((entries & USER) != 0)
-        state |= readable * int(State.READABLE)
+    def _view(self, process: Process, pages: Ints) -> View:
+        borders = _borders(process)
+        found, frames = process.space.page_states(pages), self.machine.memory.frames
+        state = _states(found) | _state_of(found, frames.flags[found.frame])
+        readable = found.present & readable_pages(borders, pages)
+        state[readable] |= int(State.READABLE)
         label = np.zeros(len(pages), np.uint64)
-        written = readable & ((frames.flags[numbers] & int(FrameFlag.WRITTEN)) != 0)
+        written = readable & ((frames.flags[found.frame] & int(FrameFlag.WRITTEN)) != 0)
         for at in written.nonzero()[0].tolist():
-            label[at] = int.from_bytes(frames.read(int(numbers[at]), 0, LABEL_BYTES), "little")
-        return View(
-            state.astype(np.uint16),
-            numbers,
-            np.where(states.present, states.map_count, 0),
-            label,
-            self._borders(space),
-        )
-
-    def _borders(self, space: AddressSpace) -> tuple[Border, ...]:
-        mappings = space.mappings
-        columns = (mappings.start, mappings.end, mappings.protection, mappings.shared)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        return tuple(Border(*row) for row in rows)
+            label[at] = int.from_bytes(frames.read(int(found.frame[at]), 0, LABEL_BYTES), "little")
+        counts = np.where(found.present, found.map_count, 0)
+        return View(state, np.where(found.present, found.frame, 0), counts, label, borders)
 
 
-def _signal(space: AddressSpace, page: int, fault: AccessFault) -> str:
-    if isinstance(fault, BusError):
+def _states(found: PageStates) -> States:
+    state: States = (
+        found.present * np.uint16(State.PRESENT)
+        | found.anon * np.uint16(State.ANON)
+        | (found.present & ~found.anon & ~found.zero) * np.uint16(State.FILE)
+        | found.exclusive * np.uint16(State.EXCLUSIVE)
+        | found.zero * np.uint16(State.ZERO)
+        | found.guard * np.uint16(State.GUARD)
+        | found.swapped * np.uint16(State.SWAPPED)
+        | (found.present & (found.map_count == 1)) * np.uint16(State.ONCE)
+    )
+    return state
+
+
+def _state_of(found: PageStates, flags: np.typing.NDArray[np.uint8]) -> States:
+    merged = found.present & ((flags & int(FrameFlag.SAME_PAGE)) != 0)
+    state: States = merged * np.uint16(State.KSM)
+    return state
+
+
+def _borders(process: Process) -> tuple[Border, ...]:
+    mappings = process.space.mappings
+    columns = (mappings.start, mappings.end, mappings.protection, mappings.shared)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return tuple(Border(*row) for row in rows)
+
+
+def _signal(fault: AccessFault) -> str:
+    if not isinstance(fault, SegmentationFault):
         return Word.BUS_ADRERR
-    held = space.mappings.lookup(np.atleast_1d(page))[0] >= 0
-    return Word.SEGV_ACCERR if held else Word.SEGV_MAPERR
+    return Word.SEGV_ACCERR if fault.signal_code == 2 else Word.SEGV_MAPERR

@@ -22,7 +22,7 @@ import numpy as np
 
 from cowscope.lab.puppet import Puppet
 from cowscope.lab.scenario import END_PAGE, FIRST_PAGE
-from cowscope.lab.view import EVERYTHING, Border, Ints, Labels, Sight, State, States, View
+from cowscope.lab.view import EVERYTHING, Border, Ints, Labels, Sight, State, States, View, readable_pages
 from cowscope.linux.pagemap import FRAME_MASK, Entry, zero_frame
 from cowscope.units import PAGE_SHIFT
 
@@ -52,6 +52,8 @@ class Observer:
         self, puppets: Sequence[Puppet], maps: Sequence[tuple[Border, ...]], fds: Sequence[int], pages: Ints
     ) -> list[View]:
         """The views of `puppets`, whose mappings are `maps` and whose open pagemaps are `fds`."""
+        if not puppets:
+            return []
         if not len(pages):
             nothing = np.zeros(0, np.int64)
             empty = View(nothing.astype(np.uint16), nothing, nothing, nothing.astype(np.uint64), ())
@@ -62,7 +64,7 @@ class Observer:
         for index, puppet in enumerate(puppets):
             part = slice(index * len(pages), (index + 1) * len(pages))
             state = _states(entries[index], flags[part], counts[part], self.full)
-            readable = _readable(maps[index], pages) & ((state & int(State.PRESENT)) != 0)
+            readable = readable_pages(maps[index], pages) & ((state & int(State.PRESENT)) != 0)
             state[readable] |= int(State.READABLE)
             label = _labels(puppet, pages, readable)
             views.append(View(state, frames[part], counts[part], label, maps[index]))
@@ -125,15 +127,6 @@ def _states(entries: Ints, flags: Ints, counts: Ints, full: bool) -> States:
     else:
         state |= bit(entries, 56, State.ONCE)
     return state.astype(np.uint16)
-
-
-def _readable(borders: tuple[Border, ...], pages: Ints) -> np.typing.NDArray[np.bool_]:
-    readable = np.zeros(len(pages), np.bool_)
-    for border in borders:
-        if border.protection & 3:
-            low, high = pages.searchsorted((border.start, border.end)).tolist()
-            readable[low:high] = True
-    return readable
 
 
 def _labels(puppet: Puppet, pages: Ints, readable: np.typing.NDArray[np.bool_]) -> Labels:

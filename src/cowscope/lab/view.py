@@ -73,6 +73,16 @@ class Sight:
 EVERYTHING = Sight(State(2047), True, True, True)
 
 
+def readable_pages(borders: tuple[Border, ...], pages: Ints) -> npt.NDArray[np.bool_]:
+    """True for the pages that a mapping lets the processor load from: x86 reads what may be written, too."""
+    readable = np.zeros(len(pages), np.bool_)
+    for border in borders:
+        if border.protection & 3:
+            low, high = pages.searchsorted((border.start, border.end)).tolist()
+            readable[low:high] = True
+    return readable
+
+
 def spelled(state: int) -> str:
     """A page's state in a few letters: `.` none, `Z` zero page, `A` anonymous, `F` file or shared, and marks.
 
