@@ -39,6 +39,7 @@ from cowscope.vm.entry import (
     without,
 )
 from cowscope.vm.file_faults import beyond_end, map_around, read_bits
+from cowscope.vm.huge import before_read, before_write
 from cowscope.vm.memory import Memory
 from cowscope.vm.policies import AtFork
 from cowscope.vm.rules import (
@@ -119,6 +120,8 @@ def _parts(memory: Memory, count: int) -> Iterator[slice]:
     while start < count:
         size = min(count - start, CHUNK)
         stop = start + max(1, memory.frames.room(size * _most(memory)) // _most(memory))
+        if memory.one_by_one:
+            stop = start + 1
         yield slice(start, stop)
         start = stop
 
@@ -211,6 +214,8 @@ def _write_part(
     decided: Outcomes | None,
 ) -> Outcomes:
     found = _locate(memory, spaces, ids, pages, _WRITE)
+    if memory.one_by_one and (huge_outcome := _huge_fault(found, _WRITE)) is not None:
+        return np.array([huge_outcome], np.int8)
     returned = _swap_in(memory, found, _WRITE) if memory.swap_pages else None
     outcomes = classify_writes(found.flags, found.entries, memory.frames.flags[found.frames])
     if not memory.policy.marks_exclusive:
@@ -242,6 +247,8 @@ def _load_translations(memory: Memory, found: _Located, outcomes: Outcomes) -> N
 
 def _read_part(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, pages: Ints) -> Outcomes:
     found = _locate(memory, spaces, ids, pages, PROTECTION_BITS)
+    if memory.one_by_one and (huge_outcome := _huge_fault(found, PROTECTION_BITS)) is not None:
+        return np.array([huge_outcome], np.int8)
     returned = _swap_in(memory, found, PROTECTION_BITS) if memory.swap_pages else None
     outcomes = classify_reads(found.flags, found.entries)
     if memory.policy.at_fork is AtFork.SHARE_UNLOADED:
@@ -263,6 +270,20 @@ def _read_part(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, 
     if returned is not None:
         outcomes[returned != _NO_FAULT] = returned[returned != _NO_FAULT]
     return found.in_order_given(outcomes)
+
+
+def _huge_fault(found: _Located, needed: int) -> Outcome | None:
+    """What huge pages make of the one fault of this part; None if it goes on as a fault on a single page."""
+    ((space, _),) = found.groups
+    flags = int(found.flags[0])
+    if not flags & needed:
+        return None
+    look = before_write if needed == _WRITE else before_read
+    outcome = look(space, int(found.pages[0]), flags)
+    found.slots = space.table.slots(found.pages)
+    found.entries = space.memory.tables.entries[found.slots]
+    found.frames = frames_of(found.entries)
+    return outcome
 
 
 def _swap_in(memory: Memory, found: _Located, needed: int) -> Outcomes:
@@ -360,6 +381,8 @@ def _decide(memory: Memory, found: _Located, asked: Ints, decided: Outcomes | No
     leaves = None if imposed is None else imposed != _REUSED
     counts = memory.frames.map_counts[frames] - _left_earlier(frames, time, leaves)
     reuse = memory.policy.reusable(memory.frames, frames, counts)
+    if memory.folios and (folio := memory.folios.of(int(frames[0]))) is not None:
+        reuse = np.array([memory.policy.folio_owners and memory.folios.reusable(folio)])
     if imposed is not None:
         open_ = imposed == UNDECIDED
         memory.overruled += int(np.count_nonzero(~open_ & (reuse != (imposed == _REUSED))))
@@ -402,7 +425,10 @@ def _fill(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
         memory.frames.copy_contents(_sources(memory, found, at), fresh)
     left = old[old != 0]
     if left.size:
+        if memory.folios:
+            memory.folios.unmapped(found.groups[0][0].id, left)
         memory.frames.unmap(left)
+        memory.folios.settle()
     first = at[(found.flags[at] & _ANON_VMA) == 0]
     for space, part in found.chosen(first):
         space.mappings.note_anon_vma(found.pages[part])

@@ -25,7 +25,7 @@ import numpy as np
 
 from cowscope.errors import BadAddress, CallRefused, InputOutputError
 from cowscope.units import PAGE_SHIFT, PAGE_SIZE
-from cowscope.vm import faults, trap
+from cowscope.vm import faults, huge, trap
 from cowscope.vm.entry import FRAME_BITS, FRAME_SHIFT, PRESENT, USER, WRITABLE, without
 from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, MappingFlag, Outcome
 from cowscope.vm.spaces import AddressSpace
@@ -185,6 +185,8 @@ def _fault(space: AddressSpace, page: int, access: int, *, unshare: bool = False
         return False
     forbidden = WRITABLE * (unshare or not held & _WRITE) | USER * (not held & PROTECTION_BITS)
     slot = space.table.slot(page)
+    if forbidden:
+        huge.before_change(space, np.array([slot]))
     space.memory.tables.entries[slot] = without(space.memory.tables.entries[slot], forbidden)
     return True
 

@@ -9,6 +9,8 @@
 | zero page | never writable, never counted |
 | references | those that are not mappings are the page cache's, swap entries', holds from outside |
 | swap | a frame on swap is mapped by nobody; a swap entry or a guard marker is never writable |
+| folios | the large map count is the number of entries, a huge row counted once; a slot counts its space's |
+| huge rows | all 512 entries name one folio, or the zero page, and are writable together or not |
 | coverage | an entry lies in a mapping, and is writable only where the mapping is |
 
 A frame that is DISPUTED is exempt from isolation. Checks cost the whole machine: for tests.
@@ -22,6 +24,7 @@ import numpy as np
 
 from cowscope.vm.columns import Bools, Entries, Ints
 from cowscope.vm.entry import PRESENT, SWAP, WRITABLE, frames_of
+from cowscope.vm.folios import Folio
 from cowscope.vm.frames import ZERO_PAGE, Frames
 from cowscope.vm.machine import Machine
 from cowscope.vm.rules import FrameFlag, MappingFlag
@@ -49,8 +52,12 @@ def check(machine: Machine) -> None:
         swapped.append(frames_of(entries[on_swap]))
     _check_map_counts(frames, np.concatenate(named))
     held = np.repeat(*(np.array(list(c), np.int64) for c in (frames.holds, frames.holds.values())))
-    _check_conservation(frames, np.concatenate([machine.memory.cache.cached(), held, *swapped]))
+    _check_conservation(
+        frames,
+        np.concatenate([machine.memory.cache.cached(), held, machine.memory.folios.members(), *swapped]),
+    )
     _check_tables(machine)
+    _check_folios(machine)
 
 
 def _require(holds: Bools, law: str, *values: Ints) -> None:
@@ -110,3 +117,29 @@ def _check_tables(machine: Machine) -> None:
     assert len(rows) == tables.in_use, (len(rows), tables.in_use)
     unused = np.delete(np.arange(len(tables.entries) // LEAF_SIZE), rows)
     assert not tables.rows[unused].any(), "an entry in a table that no space uses"
+
+
+def _check_folios(machine: Machine) -> None:
+    memory = machine.memory
+    counted: dict[Folio, Counter[int]] = {folio: Counter() for folio in memory.folios.every()}
+    for space in machine.spaces.values():
+        for row in space.table.leaves.values():
+            entries = memory.tables.rows[row]
+            named = frames_of(entries[(entries & PRESENT) != 0]).tolist()
+            if row in memory.tables.huge:
+                _check_huge_row(row, entries, [memory.folios.of(frame) for frame in named])
+                named = named[:1]
+            for frame in named:
+                folio = memory.folios.of(frame)
+                if folio is not None:
+                    counted[folio][space.id] += 1
+    for folio, by_space in counted.items():
+        assert folio.large_map_count == by_space.total() > 0, (folio.large_map_count, by_space)
+        assert len(folio.slots) <= 2, folio.slots
+        assert all(by_space[space] == count for space, count in folio.slots.items()), (folio.slots, by_space)
+
+
+def _check_huge_row(row: int, entries: Entries, folios: list[Folio | None]) -> None:
+    assert len(folios) == LEAF_SIZE, (row, len(folios))
+    assert len(set(folios)) == 1, (row, "entries of several folios")
+    assert len(set((entries & np.uint64(WRITABLE)).tolist())) == 1, (row, "writable in part")

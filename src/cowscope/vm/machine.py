@@ -14,7 +14,7 @@ Not modelled: scheduling; time is the order of the calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -53,13 +53,24 @@ class Machine:
     """
 
     def __init__(
-        self, policy: Policy | str = "linux", frame_limit: int | None = None, *, swap_pages: int = 0
+        self,
+        policy: Policy | str = "linux",
+        frame_limit: int | None = None,
+        *,
+        swap_pages: int = 0,
+        huge_pages: bool = False,
+        folio_orders: Iterable[int] = (),
     ) -> None:
-        """Start with no process; an unknown policy is a `KeyError`. Without `swap_pages` there is no swap."""
+        """Start with no process; an unknown policy is a `KeyError`.
+
+        Without `swap_pages` there is no swap. `huge_pages`: mappings marked HUGEPAGE get them; `folio_orders` (1 to
+        8): all private anonymous memory gets folios of so many pages (powers of two) where they fit.
+        """
         chosen = POLICIES[policy] if isinstance(policy, str) else policy
         self.memory = Memory(Frames(frame_limit), chosen)
         self.spaces = self.memory.spaces
         self.memory.swap_pages = swap_pages
+        self.memory.huge_pages, self.memory.folio_orders = huge_pages, frozenset(folio_orders)
         self._n_spaces = 0
         self.processes: dict[int, Process] = {}
         """All processes by pid, zombies too."""

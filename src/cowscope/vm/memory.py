@@ -12,6 +12,7 @@ from cowscope.vm.architecture import ARCHITECTURES, Architecture
 from cowscope.vm.cache import PageCache
 from cowscope.vm.columns import Ints
 from cowscope.vm.events import Event
+from cowscope.vm.folios import Folios
 from cowscope.vm.frames import Frames
 from cowscope.vm.policies import POLICIES, Policy
 from cowscope.vm.shadows import Shadows
@@ -44,6 +45,7 @@ class Memory:
     tables: PageTables = field(default_factory=PageTables)
     cache: PageCache = field(init=False)
     shadows: Shadows = field(init=False)
+    folios: Folios = field(init=False)
     work: Work = field(default_factory=Work)
     listeners: list[Callable[[Event], None]] = field(default_factory=list)
     spaces: dict[int, AddressSpace] = field(default_factory=dict)
@@ -51,6 +53,10 @@ class Memory:
     guarded: bool = False
     """Whether any guard marker was ever installed."""
     architecture: Architecture = ARCHITECTURES["x86-64"]
+    huge_pages: bool = False
+    """Whether mappings marked HUGEPAGE get transparent huge pages."""
+    folio_orders: frozenset[int] = frozenset()
+    """Orders below that of a huge page that every fault of private anonymous memory may use (mTHP)."""
     swap_pages: int = 0
     """Pages that the swap device can hold."""
     overruled: int = 0
@@ -60,6 +66,12 @@ class Memory:
         """The page cache lives in the same frames."""
         self.cache = PageCache(self.frames)
         self.shadows = Shadows(self.frames)
+        self.folios = Folios(self.frames)
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether faults must be looked at one by one, since large folios are, or may come, into play."""
+        return bool(self.folios or self.tables.huge or self.folio_orders or self.huge_pages)
 
     def tell(self, event: Event) -> None:
         """Give `event` to everybody who listens."""

@@ -35,7 +35,8 @@ def share_tables(parent: AddressSpace, child: AddressSpace, copied: Bools) -> No
     flags = parent.memory.frames.flags[frames_of(parent.memory.tables.entries[slots])]
     fit = copied[parent.mappings.lookup(pages)] & ((flags & int(FrameFlag.FILE)) == 0)
     mixed = set((pages[~fit] >> LEAF_SHIFT).tolist())
-    numbers = [number for number in sorted(parent.table.leaves) if number not in mixed]
+    whole = parent.memory.tables.huge
+    numbers = [n for n, row in sorted(parent.table.leaves.items()) if n not in mixed and row not in whole]
     parent.table.share(numbers, child.table)
     in_shared = np.isin(pages >> LEAF_SHIFT, numbers)
     child.shared_at_fork += int(np.count_nonzero(flags[in_shared] & int(FrameFlag.ANON)))

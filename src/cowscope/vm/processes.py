@@ -26,7 +26,7 @@ from __future__ import annotations
 import numpy as np
 
 from cowscope.errors import NoMemory
-from cowscope.vm import on_demand
+from cowscope.vm import huge, on_demand
 from cowscope.vm.columns import Bools, Entries, Ints
 from cowscope.vm.entry import (
     ACCESSED,
@@ -111,7 +111,13 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, pages: Ints, slots:
         memory.frames.share_swapped(frames[on_swap])
         frames, anon = frames[~on_swap], anon & ~on_swap
     memory.frames.share(frames)
+    if memory.folios or memory.tables.huge:
+        huge.shared_by_fork(parent, child, slots, targets, frames_of(entries))
     if copied.size:
+        for space, places in ((parent, slots[copied]), (child, targets[copied])):
+            for row in memory.tables.huge.intersection(np.unique(places >> LEAF_SHIFT).tolist()):
+                huge.split(space, row)
+        memory.folios.unmapped(child.id, frames_of(entries[copied]))
         _copy_at_once(memory, slots[copied], targets[copied], entries[copied], flags[copied])
     if policy.shadows:
         memory.shadows.fork(parent.id, child.id, frames_of(entries[anon]))
@@ -129,7 +135,7 @@ def _copied_at_once(memory: Memory, entries: Entries, flags: Ints) -> Ints:
     chosen = ((entries & PRESENT) != 0) & ((memory.frames.flags[frames] & int(FrameFlag.ANON)) != 0)
     if not eager:
         chosen &= (memory.frames.flags[frames] & int(FrameFlag.EXCLUSIVE)) != 0
-        chosen &= np.isin(frames, list(memory.frames.pins))
+        chosen &= np.isin(frames, memory.folios.together(list(memory.frames.pins)))
     return np.flatnonzero(chosen & ((flags & _SHARED) == 0))
 
 

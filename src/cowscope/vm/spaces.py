@@ -26,7 +26,7 @@ from dataclasses import replace
 import numpy as np
 
 from cowscope.units import PAGE_SHIFT
-from cowscope.vm import trap
+from cowscope.vm import huge, trap
 from cowscope.vm.columns import Bools, Entries, Ints
 from cowscope.vm.entry import (
     DIRTY,
@@ -47,7 +47,7 @@ from cowscope.vm.mappings import MappingRecord, Mappings
 from cowscope.vm.memory import Memory
 from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, Kind, MappingFlag, Protection
 from cowscope.vm.states import Dropped, PageStates
-from cowscope.vm.tables import END_OF_SPACE, SparseTable
+from cowscope.vm.tables import END_OF_SPACE, LEAF_SHIFT, SparseTable
 
 _WRITE = int(MappingFlag.WRITE)
 _SHARED = int(MappingFlag.SHARED)
@@ -242,6 +242,10 @@ class AddressSpace:
     def take(self, start: int, end: int) -> tuple[Ints, Entries]:
         """Take the entries of the pages `start` to before `end` out of the table: the pages, their entries."""
         pages, slots = self.table.occupied(start, end)
+        huge.before_change(self, slots)
+        whole = self.memory.tables.huge.intersection(np.unique(slots >> LEAF_SHIFT).tolist())
+        for row in whole:
+            huge.split(self, row)
         entries = self.memory.tables.entries[slots]
         self.memory.tables.entries[slots] = 0
         if pages.size:
@@ -267,8 +271,11 @@ class AddressSpace:
         if not slots.size:
             return Dropped()
         frames = self.memory.frames
+        huge.before_change(self, slots)
         entries = self.memory.tables.entries[slots]
         numbers = frames_of(entries)
+        if self.memory.folios or self.memory.tables.huge:
+            huge.dropped(self, slots, numbers)
         inherited = (entries & INHERITED) != 0
         shared = inherited & (frames.map_counts[numbers] > 1)
         own = ((frames.flags[numbers] & int(FrameFlag.ANON)) != 0) & ~inherited
@@ -279,6 +286,7 @@ class AddressSpace:
             frames.forget(numbers[swapped])
             numbers = numbers[~swapped]
         frames.unmap(numbers)
+        self.memory.folios.settle()
         n_present = int(np.count_nonzero(entries & PRESENT))
         return Dropped(n_present, n_shared, n_inherited - n_shared, int(np.count_nonzero(own)))
 
@@ -297,6 +305,7 @@ class AddressSpace:
         slots = slots[(self.memory.tables.entries[slots] & PRESENT) != 0]
         if not slots.size:
             return
+        huge.before_change(self, slots)
         entries = without(self.memory.tables.entries[slots], WRITABLE | USER)
         if flags & PROTECTION_BITS:
             entries |= np.uint64(USER)

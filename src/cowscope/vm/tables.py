@@ -37,6 +37,8 @@ class PageTables:
         self._scratch: Counts = np.empty(0, np.int32)
         self._free: list[int] = []
         self._n_ever = 1
+        self.huge: set[int] = set()
+        """Rows that stand for one entry of the last but one level, which maps a huge page."""
         self.sharers: dict[int, int] = {}
         """How many spaces have a row in common, by row; rows of one space are not in it."""
 
