@@ -26,7 +26,7 @@ import numpy as np
 
 from cowscope.errors import AlreadyMapped, Forbidden, InvalidArgument, NoMemory
 from cowscope.units import PAGE_SHIFT, PAGE_SIZE
-from cowscope.vm import layout
+from cowscope.vm import hugetlb, layout
 from cowscope.vm.cache import KnownObject
 from cowscope.vm.mappings import MappingRecord
 from cowscope.vm.merging import merge
@@ -80,12 +80,19 @@ def mmap(
     file: Backing | None = None,
     populated: bool = False,
     locked: bool = False,
+    huge: int = 1,
     extra: int = 0,
 ) -> int:
-    """Map `length` bytes and say where; see `Process.mmap`. `extra` are further `MappingFlag` bits."""
-    start, n_pages = _place(space, length, address, fixed, replace, file is None and not shared)
+    """Map `length` bytes and say where; see `Process.mmap`.
+
+    `huge` is how many base pages a hugetlb page has; `extra` are further `MappingFlag` bits.
+    """
+    if huge > 1:
+        extra |= hugetlb.flags_for(space, huge, plain=file is None and not shared)
+        length = -(-length // (huge * PAGE_SIZE)) * huge * PAGE_SIZE
+    start, n_pages = _place(space, length, address, fixed, replace, file is None and not shared, huge)
     flags = check_protection(protection) | _SHARED * shared | _LOCKED * locked | extra
-    if not shared and flags & (_WRITE | _NO_RESERVE) == _WRITE:
+    if not shared and huge == 1 and flags & (_WRITE | _NO_RESERVE) == _WRITE:
         flags |= _ACCOUNT
     object_, offset = 0, start
     if file is not None:
@@ -94,7 +101,11 @@ def mmap(
     elif shared:
         flags |= _UNTRACKED
         object_, offset = space.memory.cache.new_object(KnownObject(n_pages * PAGE_SIZE)), 0
+    if huge > 1 and not flags & _NO_RESERVE:
+        hugetlb.check_room(space, n_pages // huge, huge)
     space.unmap(start, n_pages)
+    if huge > 1 and not flags & _NO_RESERVE:
+        hugetlb.reserve(space, start, start + n_pages, huge)
     space.insert(MappingRecord(start, start + n_pages, flags, 0, object_, offset))
     merge(space.mappings, start)
     if populated or locked:
@@ -103,7 +114,7 @@ def mmap(
 
 
 def _place(
-    space: AddressSpace, length: int, address: int, fixed: bool, replace: bool, anonymous: bool
+    space: AddressSpace, length: int, address: int, fixed: bool, replace: bool, anonymous: bool, huge: int
 ) -> tuple[int, int]:
     """First page and number of pages of a new mapping."""
     bounds = space.layout
@@ -114,11 +125,16 @@ def _place(
     n_pages = whole_pages(length)
     if fixed:
         start, _ = check_range(space, address, length)
+        if start % huge:
+            raise InvalidArgument(f"address {address:#x} is not at a huge page's start")
+        hugetlb.check_borders(space, start, start + n_pages)
         if start < bounds.lowest >> PAGE_SHIFT:
             raise InvalidArgument(f"nothing may be mapped below {bounds.lowest:#x}")
         if not replace and not layout.free_at(space.mappings, bounds, start, n_pages):
             raise AlreadyMapped(f"something lies in the {length:#x} bytes at {address:#x}")
         return start, n_pages
+    if huge > 1:
+        return -(-choose(space, 0, n_pages + huge, anonymous=False) // huge) * huge, n_pages
     return choose(space, address, n_pages, anonymous=anonymous), n_pages
 
 
@@ -161,6 +177,7 @@ def munmap(space: AddressSpace, address: int, length: int) -> None:
     start, n_pages = check_range(space, address, length)
     if not n_pages:
         raise InvalidArgument("a range of 0 bytes")
+    hugetlb.check_borders(space, start, start + n_pages)
     space.unmap(start, n_pages)
 
 
@@ -197,6 +214,7 @@ def mprotect(space: AddressSpace, address: int, length: int, protection: Protect
     if not 0 < length <= space.layout.end - address or address < 0:
         raise NoMemory(f"{length:#x} bytes at {address:#x} lie outside of the address space")
     start = address >> PAGE_SHIFT
+    hugetlb.check_borders(space, start, start + whole_pages(length))
     for part in covering(space, start, start + whole_pages(length)):
         if wanted & _WRITE and part.flags & _NEVER_WRITE:
             raise Forbidden("a shared mapping of a file opened for reading cannot become writable")

@@ -40,6 +40,7 @@ from cowscope.vm.entry import (
 )
 from cowscope.vm.file_faults import beyond_end, map_around, read_bits
 from cowscope.vm.huge import before_read, before_write
+from cowscope.vm.hugetlb import before_access
 from cowscope.vm.memory import Memory
 from cowscope.vm.policies import AtFork
 from cowscope.vm.rules import (
@@ -68,6 +69,7 @@ _KEEPS[[Outcome.REUSED, Outcome.WRITE_TRACKED]] = True
 _SHARED = int(MappingFlag.SHARED)
 _FILE = int(MappingFlag.FILE)
 _WRITE = int(MappingFlag.WRITE)
+_HUGETLB = int(MappingFlag.HUGETLB)
 _ANON_VMA = int(MappingFlag.ANON_VMA)
 _OWN_FRAME = int(FrameFlag.ANON | FrameFlag.EXCLUSIVE)
 _OWNED = np.uint64(OWNED)
@@ -278,8 +280,11 @@ def _huge_fault(found: _Located, needed: int) -> Outcome | None:
     flags = int(found.flags[0])
     if not flags & needed:
         return None
-    look = before_write if needed == _WRITE else before_read
-    outcome = look(space, int(found.pages[0]), flags)
+    page, write = int(found.pages[0]), needed == _WRITE
+    if flags & _HUGETLB:
+        outcome = before_access(space, page, flags, write=write)
+    else:
+        outcome = (before_write if write else before_read)(space, page, flags)
     found.slots = space.table.slots(found.pages)
     found.entries = space.memory.tables.entries[found.slots]
     found.frames = frames_of(found.entries)

@@ -19,12 +19,16 @@ Not modelled: splitting of folios under memory pressure (`deferred_split_folio`)
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cowscope.vm.columns import Ints
 from cowscope.vm.frames import Frames
 from cowscope.vm.rules import FrameFlag
+
+if TYPE_CHECKING:
+    from cowscope.vm.hugetlb import Pool
 
 _OWN = int(FrameFlag.ANON | FrameFlag.EXCLUSIVE)
 
@@ -37,6 +41,8 @@ class Folio:
     large_map_count: int = 0
     slots: dict[int, int] = field(default_factory=dict)
     shared: bool = False
+    pool: Pool | None = None
+    """The hugetlb pool that it comes from."""
 
     def add(self, space: int, count: int) -> None:
         """`count` more entries of `space` map pages of it.
@@ -93,11 +99,11 @@ class Folios:
         """Whether there is any."""
         return bool(self._of)
 
-    def allocate(self, order: int, *, space: int, count: int) -> Ints:
+    def allocate(self, order: int, *, space: int, count: int, pool: Pool | None = None) -> Ints:
         """The frames of a new folio of `2**order` pages, which `space` maps by `count` entries; all exclusive."""
         frames = self._frames.allocate(1 << order, _OWN)
         self._frames.others[frames] += 1
-        folio = Folio(frames)
+        folio = Folio(frames, pool=pool)
         folio.add(space, count)
         self._of.update(dict.fromkeys(frames.tolist(), folio))
         return frames
@@ -150,6 +156,8 @@ class Folios:
                 for frame in folio.frames.tolist():
                     del self._of[frame]
                 self._frames.forget(folio.frames)
+                if folio.pool is not None:
+                    folio.pool.free += 1
         self._doomed.clear()
 
     def is_held(self, folio: Folio) -> bool:

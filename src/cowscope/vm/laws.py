@@ -58,6 +58,9 @@ def check(machine: Machine) -> None:
     )
     _check_tables(machine)
     _check_folios(machine)
+    for unit, pool in machine.memory.pools.items():
+        promised = sum(size == unit for s in machine.spaces.values() for size in s.reserves.values())
+        assert pool.reserved == promised <= pool.free, (unit, pool, promised)
 
 
 def _require(holds: Bools, law: str, *values: Ints) -> None:

@@ -14,7 +14,7 @@ Not modelled: scheduling; time is the order of the calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from cowscope.vm.entry import INHERITED
 from cowscope.vm.events import Event
 from cowscope.vm.files import File
 from cowscope.vm.frames import Frames
+from cowscope.vm.hugetlb import Pool
 from cowscope.vm.memory import Memory
 from cowscope.vm.policies import POLICIES, Policy
 from cowscope.vm.process import Process
@@ -60,16 +61,19 @@ class Machine:
         swap_pages: int = 0,
         huge_pages: bool = False,
         folio_orders: Iterable[int] = (),
+        hugetlb_pages: Mapping[int, int] | None = None,
     ) -> None:
         """Start with no process; an unknown policy is a `KeyError`.
 
         Without `swap_pages` there is no swap. `huge_pages`: mappings marked HUGEPAGE get them; `folio_orders` (1 to
         8): all private anonymous memory gets folios of so many pages (powers of two) where they fit.
+        `hugetlb_pages`: how many pages each pool has, by base pages in one (512: 2 MiB, 262144: 1 GiB).
         """
         chosen = POLICIES[policy] if isinstance(policy, str) else policy
         self.memory = Memory(Frames(frame_limit), chosen)
         self.spaces = self.memory.spaces
         self.memory.swap_pages = swap_pages
+        self.memory.pools = {unit: Pool(free) for unit, free in (hugetlb_pages or {}).items()}
         self.memory.huge_pages, self.memory.folio_orders = huge_pages, frozenset(folio_orders)
         self._n_spaces = 0
         self.processes: dict[int, Process] = {}

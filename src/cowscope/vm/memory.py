@@ -19,6 +19,7 @@ from cowscope.vm.shadows import Shadows
 from cowscope.vm.tables import PageTables
 
 if TYPE_CHECKING:
+    from cowscope.vm.hugetlb import Pool
     from cowscope.vm.spaces import AddressSpace
 
 
@@ -55,6 +56,8 @@ class Memory:
     architecture: Architecture = ARCHITECTURES["x86-64"]
     huge_pages: bool = False
     """Whether mappings marked HUGEPAGE get transparent huge pages."""
+    pools: dict[int, Pool] = field(default_factory=dict)
+    """Pools of hugetlb pages, by base pages in each."""
     folio_orders: frozenset[int] = frozenset()
     """Orders below that of a huge page that every fault of private anonymous memory may use (mTHP)."""
     swap_pages: int = 0
@@ -71,7 +74,7 @@ class Memory:
     @property
     def one_by_one(self) -> bool:
         """Whether faults must be looked at one by one, since large folios are, or may come, into play."""
-        return bool(self.folios or self.tables.huge or self.folio_orders or self.huge_pages)
+        return bool(self.pools or self.folios or self.tables.huge or self.folio_orders or self.huge_pages)
 
     def tell(self, event: Event) -> None:
         """Give `event` to everybody who listens."""

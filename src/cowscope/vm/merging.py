@@ -47,7 +47,7 @@ def merge(mappings: Mappings, page: int, *, only_before: bool = False) -> None:
 
 
 def _fits(low: MappingRecord, high: MappingRecord) -> bool:
-    if not (high.continues(low) and low.alike(high)):
+    if not (high.continues(low) and low.alike(high)) or low.flags & MappingFlag.HUGETLB:
         return False
     if bool(low.anon_vma) != bool(high.anon_vma):
         return not (low if low.anon_vma else high).flags & _FORK_CHILD

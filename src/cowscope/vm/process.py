@@ -127,11 +127,13 @@ class Process:
         populate: bool = False,
         locked: bool = False,
         reserve: bool = True,
+        huge: int = 1,
     ) -> int:
         """Map `length` bytes and return the address, in bytes.
 
         `address` is a hint, or with `fixed` the place (MAP_FIXED; without `replace` MAP_FIXED_NOREPLACE).
-        `populate`, `locked`: fault everything in at once. Not `reserve`: MAP_NORESERVE.
+        `populate`, `locked`: fault everything in at once. Not `reserve`: MAP_NORESERVE. `huge`: base pages in a
+        hugetlb page, `hugetlb.HUGE` or `hugetlb.GIGANTIC`, from a pool of the machine's.
 
         Raises `InvalidArgument` (EINVAL), `NoMemory` (no gap), `AlreadyMapped`, `Forbidden` (shared, writable, but
         the file was not opened for writing).
@@ -148,6 +150,7 @@ class Process:
             file=backing,
             populated=populate,
             locked=locked,
+            huge=huge,
             extra=0 if reserve else int(MappingFlag.NO_RESERVE),
         )
 

@@ -69,7 +69,8 @@ class MappingFlag(IntFlag):
 
     FORK_CHILD: `anon_vma` hangs below a parent's (a chain that is not singular). MAYBE_GUARD: guard markers
     were once installed. UNTRACKED: no file system wants to know of first writes (tmpfs, memfd, shared
-    anonymous). NEVER_WRITE: a shared mapping of a file that was opened for reading (no VM_MAYWRITE).
+    anonymous). GIGANTIC: hugetlb pages of 1 GiB, else 2 MiB; RESERVE_OWNER: mapped here, not got
+    by fork. NEVER_WRITE: a shared mapping of a file that was opened for reading (no VM_MAYWRITE).
     The others are the kernel's VM_ flags of the same names.
     """
 
@@ -92,6 +93,9 @@ class MappingFlag(IntFlag):
     MERGEABLE = 1 << 16
     UNTRACKED = 1 << 17
     NEVER_WRITE = 1 << 18
+    HUGETLB = 1 << 19
+    GIGANTIC = 1 << 20
+    RESERVE_OWNER = 1 << 21
 
 
 class FrameFlag(IntFlag):

@@ -26,7 +26,7 @@ from dataclasses import replace
 import numpy as np
 
 from cowscope.units import PAGE_SHIFT
-from cowscope.vm import huge, trap
+from cowscope.vm import huge, hugetlb, trap
 from cowscope.vm.columns import Bools, Entries, Ints
 from cowscope.vm.entry import (
     DIRTY,
@@ -84,6 +84,8 @@ class AddressSpace:
         self.memory = memory
         self.mappings = Mappings()
         self.table = SparseTable(memory.tables)
+        self.reserves: dict[int, int] = {}
+        """hugetlb pages promised to this space and not touched yet: first page, and base pages in each."""
         self.has_stack = False
         """Whether a mapping may grow downwards, so that faults below it must be looked at."""
         self.layout = Layout()
@@ -206,6 +208,8 @@ class AddressSpace:
         end = start_page + n_pages
         old = self.mappings.clipped(start_page, end)
         dropped = self.discard(start_page, n_pages)
+        if self.reserves:
+            hugetlb.cancel(self, start_page, end)
         self.mappings.remove(start_page, end)
         self._hide(old)
         return dropped
@@ -318,7 +322,7 @@ class AddressSpace:
             untracked = not flags & _FILE or bool(flags & int(MappingFlag.UNTRACKED))
             clean_too: Bools = ((entries & DIRTY) != 0) | untracked
             return clean_too
-        if not self.memory.policy.marks_exclusive:
+        if not self.memory.policy.marks_exclusive or flags & int(MappingFlag.HUGETLB):
             return np.zeros(len(entries), np.bool_)
         wanted = int(FrameFlag.ANON | FrameFlag.EXCLUSIVE)
         owned: Bools = (self.memory.frames.flags[frames_of(entries)] & wanted) == wanted
@@ -406,6 +410,7 @@ class AddressSpace:
         """Drop everything: what exit and exec do to an address space."""
         self.table.leave_shared()
         dropped = self.discard(0, END_OF_SPACE)
+        hugetlb.cancel(self, 0, END_OF_SPACE)
         self.table.prune()
         self.memory.cache.hide(self.mappings.object, self.mappings.end - self.mappings.start)
         self.mappings = Mappings()

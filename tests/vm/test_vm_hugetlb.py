@@ -1,0 +1,145 @@
+"""hugetlb: reservations, whole copies, pools that run dry; 2 MiB, and 1 GiB once."""
+
+from __future__ import annotations
+
+import pytest
+
+from cowscope.errors import InvalidArgument, NoMemory
+from cowscope.vm import BusError, Machine, Outcome, Process, Protection
+from cowscope.vm.hugetlb import GIGANTIC, HUGE
+from cowscope.vm.laws import check
+
+R, RW = Protection.READ, Protection.READ | Protection.WRITE
+PAGE = 4096
+SIZE = HUGE * PAGE
+
+
+def started(pages: int = 4, unit: int = HUGE) -> Process:
+    """A process of a machine with a pool."""
+    return Machine(hugetlb_pages={unit: pages}).start()
+
+
+def write(process: Process, at: int) -> Outcome:
+    """What one write comes to; the laws hold after it."""
+    outcome = process.machine.write_faults([process.space.id], [at // PAGE])[0]
+    check(process.machine)
+    return Outcome(int(outcome))
+
+
+def test_mmap_promises_pages_and_munmap_gives_them_back() -> None:
+    process = started()
+    at = process.mmap(2 * SIZE, RW, huge=HUGE)
+    assert at % SIZE == 0
+    pool = process.machine.memory.pools[HUGE]
+    process.store(at, b"x")
+    assert (pool.free, pool.reserved) == (3, 1)
+    with pytest.raises(NoMemory):
+        process.mmap(3 * SIZE, RW, huge=HUGE)
+    process.munmap(at, 2 * SIZE)
+    check(process.machine)
+    assert (pool.free, pool.reserved) == (4, 0)
+
+
+def test_a_read_allocates_and_the_write_after_it_reuses() -> None:
+    process = started()
+    at = process.mmap(SIZE, RW, huge=HUGE)
+    assert process.load(at) == b"\0"
+    assert process.machine.memory.frames.in_use == 512
+    assert write(process, at + 5 * PAGE) is Outcome.REUSED
+    assert write(process, at) is Outcome.NO_FAULT
+
+
+def test_a_whole_page_is_copied_and_the_last_one_reuses() -> None:
+    process = started()
+    at = process.mmap(SIZE, RW, huge=HUGE)
+    process.store(at, b"both")
+    process.store(at + SIZE - 4, b"ends")
+    child = process.fork()
+    check(process.machine)
+    assert write(child, at) is Outcome.COPIED
+    assert process.machine.memory.frames.in_use == 1024
+    assert write(process, at) is Outcome.REUSED
+    assert (child.load(at, 4), child.load(at + SIZE - 4, 4)) == (b"both", b"ends")
+
+
+def test_a_pipes_reference_does_not_count() -> None:
+    """So the pipe sees what is written later."""
+    process = started()
+    at = process.mmap(SIZE, RW, huge=HUGE)
+    process.store(at, b"old")
+    process.fork().exit()
+    pipe = process.splice(at, PAGE)
+    process.store(at, b"new")
+    assert pipe.read(0, 3) == b"new"
+
+
+def test_a_child_without_a_page_to_copy_to_gets_a_bus_error() -> None:
+    process = started(1)
+    at = process.mmap(SIZE, RW, huge=HUGE)
+    process.store(at, b"x")
+    child = process.fork()
+    with pytest.raises(BusError):
+        child.store(at, b"y")
+    assert child.load(at) == b"x"
+
+
+def test_the_owner_takes_the_page_from_its_children() -> None:
+    process = started(1)
+    at = process.mmap(SIZE, RW, huge=HUGE)
+    process.store(at, b"x")
+    child = process.fork()
+    assert write(process, at) is Outcome.REUSED
+    with pytest.raises(BusError):
+        child.load(at)
+
+
+def test_without_a_promise_a_dry_pool_is_a_bus_error() -> None:
+    process = started(1)
+    at = process.mmap(2 * SIZE, RW, huge=HUGE, reserve=False)
+    process.store(at, b"x")
+    with pytest.raises(BusError) as caught:
+        process.store(at + SIZE, b"x")
+    assert caught.value.signal_code == 2
+    check(process.machine)
+
+
+def test_mprotect_never_gives_write_back_at_once() -> None:
+    process = started()
+    at = process.mmap(SIZE, RW, huge=HUGE)
+    process.store(at, b"x")
+    process.mprotect(at, SIZE, R)
+    process.mprotect(at, SIZE, RW)
+    assert write(process, at) is Outcome.REUSED
+
+
+def test_borders_lie_between_huge_pages() -> None:
+    process = started()
+    at = process.mmap(2 * SIZE, RW, huge=HUGE)
+    for call in (
+        lambda: process.munmap(at, PAGE),
+        lambda: process.mprotect(at + PAGE, SIZE, R),
+        lambda: process.mmap(PAGE, RW, address=at + PAGE, fixed=True),
+        lambda: process.mmap(SIZE, RW, address=PAGE * 1024 + PAGE, fixed=True, huge=HUGE),
+        lambda: process.mmap(SIZE, RW, huge=HUGE, shared=True),
+    ):
+        with pytest.raises(InvalidArgument):
+            call()
+        check(process.machine)
+    with pytest.raises(NoMemory):
+        process.mmap(SIZE, RW, huge=GIGANTIC)
+
+
+def test_one_gigabyte_is_copied_whole_or_not_at_all() -> None:
+    process = started(1, GIGANTIC)
+    at = process.mmap(1 << 30, RW, huge=GIGANTIC)
+    assert at % (1 << 30) == 0
+    process.store(at + (1 << 29), b"middle")
+    assert process.machine.memory.frames.in_use == GIGANTIC
+    child = process.fork()
+    with pytest.raises(BusError):
+        child.store(at, b"y")
+    child.exit()
+    assert write(process, at) is Outcome.REUSED
+    process.exit()
+    check(process.machine)
+    assert process.machine.memory.frames.in_use == 0
