@@ -11,6 +11,7 @@ from cowscope.vm import (
     Copied,
     Dropped,
     Event,
+    Flushed,
     Kind,
     Machine,
     Mapped,
@@ -257,7 +258,15 @@ def test_listeners_hear_each_step_of_a_copy() -> None:
     heard: list[Event] = []
     machine.listen(heard.append)
     child.store(3, b"y")
-    assert [type(event) for event in heard] == [Trapped, Classified, Allocated, Copied, Mapped, Resumed]
+    assert [type(event) for event in heard] == [
+        Trapped,
+        Classified,
+        Allocated,
+        Copied,
+        Mapped,
+        Flushed,
+        Resumed,
+    ]
     assert heard[:2] == [Trapped(child.id, 3, 7), Classified(Outcome.COPIED)]
 
 

@@ -10,6 +10,7 @@ from cowscope.vm import (
     Classified,
     Copied,
     Event,
+    Flushed,
     Kind,
     Machine,
     Mapped,
@@ -47,6 +48,7 @@ def test_the_events_of_a_copy() -> None:
         Allocated(2),
         Copied(source=1, target=2),
         Mapped(page=16, frame=2, writable=True),
+        Flushed(page=16, shootdowns=0),
         Resumed(space=1, address=16 * PAGE + 8),
     ]
 

@@ -5,7 +5,7 @@ with what it leaves out.
 """
 
 from cowscope.vm.advice import Advice
-from cowscope.vm.events import Allocated, Classified, Copied, Event, Mapped, Resumed, Trapped
+from cowscope.vm.events import Allocated, Classified, Copied, Event, Flushed, Mapped, Resumed, Trapped
 from cowscope.vm.files import File
 from cowscope.vm.frames import ZERO_PAGE, Frames
 from cowscope.vm.layout import Layout
@@ -31,6 +31,7 @@ __all__ = [
     "Dropped",
     "Event",
     "File",
+    "Flushed",
     "FrameFlag",
     "Frames",
     "Kind",

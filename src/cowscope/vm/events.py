@@ -1,7 +1,7 @@
 """Events: the steps of one trapped access, for whoever listens.
 
-Trapped → Classified → Allocated → Copied → Mapped → Resumed, as far as they happen. Only `load` and `store`
-tell them; faults in batches do not. Not modelled: TLB flushes (there is no TLB).
+Trapped → Classified → Allocated → Copied → Mapped → Flushed → Resumed, as far as they happen. Only `load` and
+`store` tell them; faults in batches do not.
 """
 
 from __future__ import annotations
@@ -53,6 +53,15 @@ class Mapped:
 
 
 @dataclass(frozen=True, slots=True)
+class Flushed:
+    """The page's entry was another before: every TLB that may hold it has to forget it."""
+
+    page: int
+    shootdowns: int
+    """Other processors that were interrupted for it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Resumed:
     """The access starts again, from translation."""
 
@@ -60,4 +69,4 @@ class Resumed:
     address: int
 
 
-Event: TypeAlias = Trapped | Classified | Allocated | Copied | Mapped | Resumed
+Event: TypeAlias = Trapped | Classified | Allocated | Copied | Mapped | Flushed | Resumed

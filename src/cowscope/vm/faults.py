@@ -429,6 +429,9 @@ def _fill(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
     if memory.frames.contents or memory.cache.known:
         memory.frames.copy_contents(_sources(memory, found, at), fresh)
     left = old[old != 0]
+    if found.entries[at].any():
+        for space, part in found.chosen(at):
+            memory.tlb.flush_each(space, int(np.count_nonzero(found.entries[part])))
     if left.size:
         if memory.folios:
             memory.folios.unmapped(found.groups[0][0].id, left)

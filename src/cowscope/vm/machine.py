@@ -62,12 +62,14 @@ class Machine:
         huge_pages: bool = False,
         folio_orders: Iterable[int] = (),
         hugetlb_pages: Mapping[int, int] | None = None,
+        n_cpus: int = 1,
     ) -> None:
         """Start with no process; an unknown policy is a `KeyError`.
 
         Without `swap_pages` there is no swap. `huge_pages`: mappings marked HUGEPAGE get them; `folio_orders` (1 to
         8): all private anonymous memory gets folios of so many pages (powers of two) where they fit.
         `hugetlb_pages`: how many pages each pool has, by base pages in one (512: 2 MiB, 262144: 1 GiB).
+        Threads are spread over `n_cpus` processors, which cost shootdowns.
         """
         chosen = POLICIES[policy] if isinstance(policy, str) else policy
         self.memory = Memory(Frames(frame_limit), chosen)
@@ -79,6 +81,7 @@ class Machine:
         self.processes: dict[int, Process] = {}
         """All processes by pid, zombies too."""
         self._n_pids = 0
+        self.n_cpus = n_cpus
 
     def start(self) -> Process:
         """A new process with an empty address space, and no parent."""

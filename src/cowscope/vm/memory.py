@@ -17,6 +17,7 @@ from cowscope.vm.frames import Frames
 from cowscope.vm.policies import POLICIES, Policy
 from cowscope.vm.shadows import Shadows
 from cowscope.vm.tables import PageTables
+from cowscope.vm.tlb import Tlb
 
 if TYPE_CHECKING:
     from cowscope.vm.hugetlb import Pool
@@ -47,6 +48,7 @@ class Memory:
     cache: PageCache = field(init=False)
     shadows: Shadows = field(init=False)
     folios: Folios = field(init=False)
+    tlb: Tlb = field(default_factory=Tlb)
     work: Work = field(default_factory=Work)
     listeners: list[Callable[[Event], None]] = field(default_factory=list)
     spaces: dict[int, AddressSpace] = field(default_factory=dict)

@@ -45,6 +45,7 @@ def share_tables(parent: AddressSpace, child: AddressSpace, copied: Bools) -> No
 def _unshare(space: AddressSpace, numbers: list[int], inherits: bool) -> None:
     memory = space.memory
     for number in numbers:
+        memory.tlb.flush_all(space)
         old, new = space.table.replace(number)
         before = memory.tables.rows[old]
         memory.frames.share(frames_of(before[before != 0]))

@@ -273,6 +273,7 @@ class Process:
         """Another thread of this process."""
         self.space  # noqa: B018 - only a running process can
         started = Thread(self, self.machine.new_pid())
+        self.space.cpus.add(started.tid % self.machine.n_cpus)
         self.threads.append(started)
         return started
 

@@ -91,6 +91,7 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, pages: Ints, slots:
     if memory.frames.room(len(copied)) < len(copied):
         memory.cache.hide(child.mappings.object, child.mappings.end - child.mappings.start)
         raise NoMemory(f"fork needs {len(copied)} frames for what it must copy at once")
+    memory.tlb.flush_all(parent)
     targets = _child_slots(child, pages)
     entries = memory.tables.entries[slots]
     frames = frames_of(entries)

@@ -86,6 +86,8 @@ class AddressSpace:
         self.table = SparseTable(memory.tables)
         self.reserves: dict[int, int] = {}
         """hugetlb pages promised to this space and not touched yet: first page, and base pages in each."""
+        self.cpus = {0}
+        """Processors that this space ran on."""
         self.has_stack = False
         """Whether a mapping may grow downwards, so that faults below it must be looked at."""
         self.layout = Layout()
@@ -252,6 +254,7 @@ class AddressSpace:
             huge.split(self, row)
         entries = self.memory.tables.entries[slots]
         self.memory.tables.entries[slots] = 0
+        self.memory.tlb.flush(len(pages), n_cpus=len(self.cpus))
         if pages.size:
             self.table.prune(start, end)
         return pages, entries
@@ -292,6 +295,7 @@ class AddressSpace:
         frames.unmap(numbers)
         self.memory.folios.settle()
         n_present = int(np.count_nonzero(entries & PRESENT))
+        self.memory.tlb.flush(n_present, n_cpus=len(self.cpus))
         return Dropped(n_present, n_shared, n_inherited - n_shared, int(np.count_nonzero(own)))
 
     def protect(self, start_page: int, n_pages: int, protection: Protection | int) -> None:
@@ -315,6 +319,8 @@ class AddressSpace:
             entries |= np.uint64(USER)
         if flags & _WRITE:
             entries[self._writable_at_once(entries, flags)] |= np.uint64(WRITABLE)
+        lost = self.memory.tables.entries[slots] & ~entries & np.uint64(WRITABLE | USER)
+        self.memory.tlb.flush(int(np.count_nonzero(lost)), n_cpus=len(self.cpus))
         self.memory.tables.entries[slots] = entries
 
     def _writable_at_once(self, entries: Entries, flags: int) -> Bools:

@@ -32,7 +32,7 @@ from cowscope.errors import CowscopeError
 from cowscope.units import PAGE_SHIFT, PAGE_SIZE
 from cowscope.vm import faults
 from cowscope.vm.entry import ACCESSED, DIRTY, FRAME_BITS, FRAME_SHIFT, PRESENT, USER, WRITABLE
-from cowscope.vm.events import Allocated, Classified, Copied, Mapped, Resumed, Trapped
+from cowscope.vm.events import Allocated, Classified, Copied, Flushed, Mapped, Resumed, Trapped
 from cowscope.vm.rules import PROTECTION_BITS, MappingFlag, Outcome
 from cowscope.vm.tables import LEAF_SHIFT
 
@@ -180,4 +180,6 @@ def _tell(space: AddressSpace, address: int, fault: PageFault, outcome: Outcome,
     if outcome in (Outcome.COPIED, Outcome.COPIED_FROM_FILE):
         tell(Copied(old, new))
     tell(Mapped(fault.page, new, bool(after & WRITABLE)))
+    if before & PRESENT and old != new:
+        tell(Flushed(fault.page, len(space.cpus) - 1))
     tell(Resumed(space.id, address))
