@@ -121,9 +121,7 @@ A store heap[0] "mine" -> {}
         assert good.agreed, good.differences
         assert good.operations == 6
         bad = play(parse(text.format("copied")), stage)
-        assert [str(d) for d in bad.differences] == [
-            "outcome: the model says reused, the kernel (by the text) copied"
-        ]
+        assert [str(d) for d in bad.differences] == ["outcome: the model says reused, the text copied"]
 
 
 def test_a_controller_keeps_its_own_files() -> None:

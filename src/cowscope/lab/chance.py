@@ -41,7 +41,7 @@ LIMITS = (255, 7, 255, 255, 255)
 """The largest number in each place of a draw."""
 
 _MOST_PROCESSES, _MOST_NAMES, _FILE_PAGES = 5, 8, 6
-_PROTECTIONS = (3, 3, 3, 1, 1, 0, 2)
+_PROTECTIONS = (3, 3, 3, 3, 3, 3, 1, 1, 0, 2)
 _FILES = ("data", "gaps")
 _ADVICE = (
     *(Advice.DONTNEED,) * 4,
@@ -65,7 +65,7 @@ class Chance:
 
     >>> chance = Chance()
     >>> [str(line) for line in chance.take((0, 0, 0, 2, 65))]
-    ['A store a[0] "A2"']
+    ['A store a[2] "N2"']
     """
 
     def __init__(self) -> None:
@@ -94,6 +94,10 @@ class Chance:
             return [self._add(step)]
         except ScenarioError:
             return []
+
+    def forget_last(self) -> None:
+        """The last line was not done after all."""
+        self.scenario.lines.pop()
 
     def _place(self, where: int) -> tuple[str, Place]:
         names = list(self.scenario.places)
@@ -187,16 +191,16 @@ class Chance:
 
 _Operation: TypeAlias = Callable[[Chance, str, int, int, int], Step | None]
 _OPERATIONS: Sequence[_Operation] = (
-    *(Chance.store,) * 15,
+    *(Chance.store,) * 20,
     *(Chance.load,) * 10,
     *(Chance.read,) * 3,
-    *(Chance.fork,) * 6,
+    *(Chance.fork,) * 7,
     *(Chance.exit,) * 3,
     Chance.exec,
     *(Chance.mmap,) * 6,
-    *(Chance.munmap,) * 3,
+    *(Chance.munmap,) * 2,
     *(Chance.mprotect,) * 6,
-    *(Chance.mremap,) * 4,
+    *(Chance.mremap,) * 3,
     *(Chance.madvise,) * 12,
     *(Chance.write,) * 2,
     Chance.truncate,

@@ -32,12 +32,13 @@ class Difference:
     page: int | None
     model: str
     kernel: str
+    against: str = "the kernel"
 
     def __str__(self) -> str:
         """One line."""
         where = "" if self.process is None else f" of {self.process}"
         where += "" if self.page is None else f" page {self.page:#x}"
-        return f"{self.what}{where}: the model says {self.model}, the kernel {self.kernel}"
+        return f"{self.what}{where}: the model says {self.model}, {self.against} {self.kernel}"
 
 
 def compare_results(model: Result, kernel: Result, sight: Sight) -> list[Difference]:

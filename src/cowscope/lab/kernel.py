@@ -24,6 +24,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import tempfile
 from types import TracebackType
 
@@ -31,7 +32,7 @@ from cowscope.errors import CowscopeError, MissingRight
 from cowscope.lab import stub
 from cowscope.lab.observe import Observer, read_borders
 from cowscope.lab.puppet import Call, Puppet, Reply, Troupe
-from cowscope.lab.result import Result, Word
+from cowscope.lab.result import NotChecked, Result, Word
 from cowscope.lab.scenario import END_PAGE, FIRST_PAGE, Line, Scenario
 from cowscope.lab.steps import (
     LABEL_BYTES,
@@ -74,8 +75,11 @@ class Stage:
 
     def __init__(self, cpu: int | None = None) -> None:
         """Start the template. Raises `MissingRight` where there can be no puppets."""
+        if not sys.platform.startswith("linux"):
+            raise MissingRight("there is no Linux kernel to compare with", "run on Linux")
         self.troupe = Troupe(cpu)
         self.observer = Observer()
+        self._vmstat = os.open("/proc/vmstat", os.O_RDONLY | os.O_CLOEXEC)
         try:
             self.trace: Trace | None = Trace(
                 self.troupe.cpu, FIRST_PAGE << PAGE_SHIFT, END_PAGE << PAGE_SHIFT
@@ -83,6 +87,11 @@ class Stage:
             self.untraced = ""
         except MissingRight as error:
             self.trace, self.untraced = None, str(error)
+        self.swap = b"\n/" in _read("/proc/swaps")
+        self.hugetlb = _read("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").strip() not in (
+            b"",
+            b"0",
+        )
         seen = self.observer.sight
         self.sight = Sight(seen.states, seen.frames, self.trace is not None and seen.frames, seen.borders)
 
@@ -96,8 +105,15 @@ class Stage:
         """End all puppets."""
         self.close()
 
+    def migrations(self) -> int:
+        """How many pages the kernel has moved since boot, for compaction and the like."""
+        data = os.pread(self._vmstat, 1 << 16, 0)
+        at = data.find(b"pgmigrate_success ")
+        return int(data[at + 18 : data.index(b"\n", at)]) if at >= 0 else 0
+
     def close(self) -> None:
         """End all puppets and close everything."""
+        os.close(self._vmstat)
         if self.trace:
             self.trace.close()
         self.observer.close()
@@ -127,6 +143,14 @@ class Kernel:
         for fd in (*self._pagemaps.values(), *self._files.values()):
             os.close(fd)
         self.stage.troupe.disband()
+
+    def check(self, line: Line) -> None:
+        """Raise `NotChecked` if this machine cannot show what `line` is about."""
+        step = line.step
+        if isinstance(step, Madvise) and step.advice is Advice.PAGEOUT and not self.stage.swap:
+            raise NotChecked("this machine has no swap")
+        if isinstance(step, Mmap) and "hugetlb" in step.options and not self.stage.hugetlb:
+            raise NotChecked("this machine has no free hugetlb pages")
 
     def do(self, line: Line, pages: Ints, before: dict[str, View]) -> tuple[Result, dict[str, View]]:
         """Do one step; say what came of it, and what there is to see afterwards at `pages`.
@@ -328,3 +352,11 @@ def _word(data: bytes) -> int:
 
 def _open_pagemap(pid: int) -> int:
     return os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.readall() or b""
+    except OSError:
+        return b""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from cowscope.lab.comparison import Comparison, Difference, compare_results
 from cowscope.lab.kernel import Kernel, Stage
-from cowscope.lab.model import Model, NotModelled
-from cowscope.lab.result import Result
+from cowscope.lab.model import Model
+from cowscope.lab.result import NotChecked, Result
 from cowscope.lab.scenario import Line, Scenario
 from cowscope.lab.steps import Mmap
 from cowscope.lab.view import Ints, View, watched
@@ -39,12 +39,12 @@ class Report:
     operations: int
     differences: tuple[Difference, ...] = ()
     last: Step | None = None
-    not_modelled: str = ""
+    not_checked: str = ""
 
     @property
     def agreed(self) -> bool:
         """True if both sides were the same throughout."""
-        return not self.differences and not self.not_modelled
+        return not self.differences and not self.not_checked
 
 
 class Lockstep:
@@ -73,7 +73,8 @@ class Lockstep:
         self.kernel.__exit__(None, None, None)
 
     def do(self, line: Line) -> tuple[Step, list[Difference]]:
-        """Do one line on both sides, and say in what they differ. Raises `NotModelled`."""
+        """Do one line on both sides, and say in what they differ. Raises `NotChecked`."""
+        self.kernel.check(line)
         mine = self.model.do(line)
         self._watch()
         other, seen = self.kernel.do(line, self.pages, self._seen)
@@ -83,7 +84,7 @@ class Lockstep:
             laws.check(self.model.machine)
         found = compare_results(mine, other, self.comparison.sight)
         if line.expected and mine.outcome != line.expected:
-            found.append(Difference("outcome", None, None, mine.outcome, f"(by the text) {line.expected}"))
+            found.append(Difference("outcome", None, None, mine.outcome, line.expected, "the text"))
         recycles = isinstance(line.step, Mmap) and "populate" in line.step.options
         found += self.comparison.views(views, seen, self.pages, recycles=recycles)
         self.operations += 1
@@ -110,7 +111,7 @@ def play(
             known.add(line.step, expected=line.expected, number=line.number)
             try:
                 last, found = both.do(line)
-            except NotModelled as missing:
+            except NotChecked as missing:
                 return Report(scenario, both.operations, (), last, str(missing))
             if found:
                 return Report(scenario, both.operations, tuple(found), last)

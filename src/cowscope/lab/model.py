@@ -1,7 +1,7 @@
 """A scenario on the vm: one side of the comparison.
 
 Every step becomes the call on `cowscope.vm` that means the same. What the vm has no rule for raises
-`NotModelled` with the reason, and nothing of the step is done: the scenario is then listed as not checked.
+`NotChecked` with the reason, and nothing of the step is done: the scenario is then listed as not checked.
 
 The bytes of a page are looked at behind the back of the machine (its frame's contents), so that looking never
 traps.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from cowscope.errors import CallRefused
-from cowscope.lab.result import Result, Word
+from cowscope.lab.result import NotChecked, Result, Word
 from cowscope.lab.scenario import Line, Scenario
 from cowscope.lab.steps import (
     LABEL_BYTES,
@@ -68,10 +68,6 @@ _NOT_YET = {
 _USER_BIT = 4
 
 
-class NotModelled(Exception):
-    """The vm has no rule for a step; the message names what it lacks."""
-
-
 class Model:
     """One side: the vm under a policy.
 
@@ -94,7 +90,7 @@ class Model:
         self.machine.listen(self._told.append)
 
     def do(self, line: Line) -> Result:
-        """Do one step and say what came of it. Raises `NotModelled`."""
+        """Do one step and say what came of it. Raises `NotChecked`."""
         step = line.step
         self._told.clear()
         try:
@@ -146,7 +142,7 @@ class Model:
                 process.mremap(*self._span(step.range), size, may_move=to is not None, new_address=to)
             case Madvise():
                 if step.advice in _NOT_YET:
-                    raise NotModelled(f"the vm has no {_NOT_YET[step.advice]}")
+                    raise NotChecked(f"the vm has no {_NOT_YET[step.advice]}")
                 process.madvise(*self._span(step.range), step.advice.number)
             case Write():
                 data = step.data.ljust(LABEL_BYTES, b"\0")
@@ -160,14 +156,14 @@ class Model:
         start = self.scenario.page(area)
         found = process.space.mappings.clipped(start, start + area.count)
         if found and found[0].start == start and found[0].end < start + area.count:
-            raise NotModelled("the vm has no mremap over several mappings (Linux 6.17)")
+            raise NotChecked("the vm has no mremap over several mappings (Linux 6.17)")
 
     def _span(self, area: Range) -> tuple[int, int]:
         return self.scenario.page(area) << PAGE_SHIFT, area.count << PAGE_SHIFT
 
     def _mmap(self, step: Mmap, process: Process) -> None:
         if "hugetlb" in step.options:
-            raise NotModelled("the vm has no hugetlb pages")
+            raise NotChecked("the vm has no hugetlb pages")
         address, length = self._span(Range(step.name, 0, step.pages))
         process.mmap(
             length,

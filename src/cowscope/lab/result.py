@@ -37,6 +37,10 @@ class Word(StrEnum):
     BUS_ADRERR = "BUS_ADRERR"
 
 
+class NotChecked(Exception):
+    """A step that one side cannot do; the message says what it lacks. Nothing of the step was done."""
+
+
 ERRORS = ("EFAULT", "ENOMEM", "EINVAL", "EPERM", "EACCES", "EAGAIN", "EBUSY")
 OUTCOMES = (*Word, *ERRORS)
 

@@ -1,0 +1,144 @@
+"""The vm against the live kernel: shipped scenarios, random ones, and the command that runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cowscope.lab.kernel import Stage
+from cowscope.lab.library import shipped
+from cowscope.lab.lockstep import play
+from cowscope.lab.search import search
+from cowscope.views.page_tables import disagreement
+
+pytestmark = pytest.mark.live
+
+WRONG = """# Wrong on purpose.
+A start
+A mmap m 2 rw private anonymous
+A store m[0] "a"
+A fork B
+B store m[0] "b" -> reused
+"""
+
+
+def check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`cowscope check` with these arguments."""
+    command = [sys.executable, "-m", "cowscope", "check", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_all_shipped_scenarios_agree(root: None) -> None:
+    """And most of them can be checked here."""
+    with Stage() as stage:
+        reports = [play(scenario, stage, check_laws=True) for scenario in shipped()]
+    wrong = ["\n".join(disagreement(report)) for report in reports if report.differences]
+    assert wrong == []
+    assert sum(report.agreed for report in reports) >= 200
+    for report in reports:
+        assert report.agreed or report.not_checked
+
+
+@pytest.mark.slow
+def test_fifty_thousand_random_operations_agree(root: None) -> None:
+    """Another seed each time: the tests of many days are one long run."""
+    seed = int.from_bytes(os.urandom(3), "little")
+    with Stage() as stage:
+        found = search(stage, seed=seed, operations=50_000)
+    told = "\n".join(disagreement(found.report)) if found.report else ""
+    assert found.report is None, f"seed {seed}:\n{told}"
+    assert found.operations >= 50_000
+    seen = {str(word) for word in found.outcomes}
+    assert {"no-fault", "copied", "reused", "zero-filled", "from-file", "mapped"} <= seen
+    assert {"SEGV_MAPERR", "SEGV_ACCERR", "BUS_ADRERR", "EFAULT"} <= seen
+
+
+def test_a_seed_gives_the_same_scenarios_again(root: None) -> None:
+    """So that a disagreement can be looked at."""
+    with Stage() as stage:
+        one, other = (search(stage, seed=5, operations=500) for _ in range(2))
+    assert (one.by_kind, one.outcomes) == (other.by_kind, other.outcomes)
+
+
+def test_the_command_says_what_it_compared(root: None) -> None:
+    """In words and as JSON; what cannot be checked has a reason."""
+    done = check("--operations", "300", "--seed", "1", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert told["agreed"] is True
+    assert told["random"]["operations"] >= 300
+    assert told["not_compared"] == []
+    for scenario in told["scenarios"]:
+        assert scenario["shows"]
+        assert scenario["agreed"] or scenario["not_checked"]
+
+
+def test_a_disagreement_is_shown_whole(root: None, tmp_path: Path) -> None:
+    """The scenario, the difference, both page tables, exit status 1."""
+    path = tmp_path / "wrong.cow"
+    path.write_text(WRONG)
+    done = check(str(path))
+    assert done.returncode == 1
+    assert WRONG in done.stdout
+    assert "outcome: the model says copied, the text reused" in done.stdout
+    assert "  B  m[0]  Ax f2×1 b  Ax f2×1 b" in done.stdout
+
+
+def test_a_mistake_in_a_scenario_is_told_with_its_place(tmp_path: Path) -> None:
+    """Exit status 2, one line."""
+    path = tmp_path / "typo.cow"
+    path.write_text("A start\nA leap\n")
+    done = check(str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"cowscope: {path}:2:3: unknown word leap; expected one of exec, ")
+    assert check(str(tmp_path / "none.cow")).returncode != 0
+
+
+def test_ctrl_c_leaves_no_puppet_behind(root: None) -> None:
+    """In the middle of random scenarios."""
+    command = [sys.executable, "-m", "cowscope", "check", "--minutes", "5"]
+    checking = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    template = _child_of(checking.pid)
+    pidfd = os.pidfd_open(template)
+    checking.send_signal(signal.SIGINT)
+    _, errors = checking.communicate(timeout=30)
+    assert (checking.returncode, errors.strip()) == (130, "cowscope: interrupted")
+    assert select.select([pidfd], [], [], 10)[0]
+    os.close(pidfd)
+
+
+def _child_of(pid: int) -> int:
+    """The first child of a process, as soon as it has one."""
+    while True:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            children = file.read().split()
+        if children:
+            return int(children[0])
+
+
+def test_a_plain_user_compares_what_there_is_to_see(root: None) -> None:
+    """Presence, sharing as far as bit 56 tells, bytes, signals; the rest is listed."""
+    code = (
+        "import ctypes, os, sys, hypothesis.strategies, numpy.random\n"
+        "from cowscope.cli import check, main\n"
+        "from cowscope.lab import kernel, library, search\n"
+        "from cowscope.views import page_tables, text\n"
+        "library.shipped()  # imports what reads files; afterwards the interpreter's own are closed\n"
+        "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        "ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which setuid took away\n"
+        "sys.argv = ['cowscope', 'check', '--operations', '300']\n"
+        "main.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "not compared: frames" in done.stdout
+    assert "not compared: faults" in done.stdout
