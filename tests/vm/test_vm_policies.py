@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cowscope.errors import CowscopeError, NoMemory
-from cowscope.vm import POLICIES, Machine, Outcome, OutOfMemory, Process, Protection
+from cowscope.vm import POLICIES, BusError, Machine, Outcome, OutOfMemory, Process, Protection
 from cowscope.vm.architecture import ARCHITECTURES
 from cowscope.vm.compare import PolicyCosts, compare
 from cowscope.vm.laws import check
@@ -238,6 +238,50 @@ def test_the_table_names_every_policy() -> None:
 def test_tables_that_a_few_pages_need(name: str, tables: list[int]) -> None:
     """Pages 0, 511, 512 and 262144: fan-out decides how many tables they are spread over."""
     assert ARCHITECTURES[name].n_tables(np.array([0, 511, 512, 1 << 18])) == tables
+
+
+@pytest.mark.parametrize("name", list(ARCHITECTURES))
+def test_the_unit_of_copying_is_the_base_page(name: str) -> None:
+    """One byte written: one base page copied; a file's end and its fault-around count in base pages too."""
+    machine = Machine(architecture=name)
+    size = ARCHITECTURES[name].page_size
+    process = machine.start()
+    at = process.mmap(4 * size, RW)
+    assert at % size == 0
+    process.store(at, b"x" * 4 * size)
+    child = process.fork()
+    child.store(at + size - 1, b"y")
+    check(machine)
+    assert machine.memory.frames.in_use == 5
+    assert (process.load(at + size - 1), child.load(at, size)[-2:]) == (b"x", b"xy")
+    with pytest.raises(CowscopeError):
+        process.munmap(at + size // 2, size)
+    file = machine.file(3 * size + 1)
+    for page in range(4):
+        file.write(page * size, b"f")
+    shown = process.mmap(5 * size, R, file=file)
+    assert process.load(shown + 3 * size) == b"f"
+    with pytest.raises(BusError):
+        process.load(shown + 4 * size)
+    child.brk(child.brk() + size)
+    child.map_stack()
+    check(machine)
+
+
+def test_page_tables_of_all_levels_are_counted() -> None:
+    """Two pages far apart, in spaces of 4 and 5 levels, and with 64 KiB pages."""
+    found = {}
+    for name in ("x86-64", "x86-64-5", "arm64-16k", "arm64-64k"):
+        process = Machine(architecture=name).start()
+        for at in (1 << 30, 1 << 40):
+            process.store(process.mmap(PAGE, RW, address=at), b"x")
+        found[name] = process.machine.table_bytes >> 10
+    assert found == {"x86-64": 7 * 4, "x86-64-5": 8 * 4, "arm64-16k": 6 * 16, "arm64-64k": 4 * 64}
+
+
+def test_huge_pages_of_larger_base_pages_are_refused() -> None:
+    with pytest.raises(CowscopeError, match="not modelled"):
+        Machine(architecture="arm64-64k", huge_pages=True)
 
 
 def test_memory_that_runs_out_within_one_store_is_undone_as_far_as_bytes_go() -> None:

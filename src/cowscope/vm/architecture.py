@@ -15,8 +15,8 @@ The unit of copying is the base page. A table takes one base page, whatever its 
 lies below it; the top table always exists.
 
 Source: `arch/x86/include/asm/pgtable_64_types.h`, `arch/arm64/include/asm/pgtable-hwdef.h`.
-Not modelled: entry bits of arm64 (the vm keeps all entries in x86-64's layout), dirty bits kept by software,
-contiguous entries, 52-bit addresses.
+Not modelled: huge pages of 16 and 64 KiB base pages, sharing of their leaf tables, entry bits of arm64 (the vm
+keeps all entries in x86-64's layout), dirty bits kept by software, contiguous entries, 52-bit addresses.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ class Architecture:
     def entries(self) -> int:
         """Entries in one table."""
         return 1 << self.table_shift
+
+    @property
+    def fault_around(self) -> int:
+        """Base pages that a read fault on a file looks at: 64 KiB."""
+        return max(1, (1 << 16) >> self.page_shift)
 
     @property
     def pmd_pages(self) -> int:

@@ -36,11 +36,12 @@ class KnownObject:
 
     n_bytes: int
     tracked: bool = False
+    page_size: int = PAGE_SIZE
 
     @property
     def n_pages(self) -> int:
         """Pages that may be accessed; the last one may be partial."""
-        return -(-self.n_bytes // PAGE_SIZE)
+        return -(-self.n_bytes // self.page_size)
 
 
 _FIRST_FILE = 1 << 32

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from cowscope.errors import AlreadyMapped, Forbidden, InvalidArgument, NoMemory
-from cowscope.units import PAGE_SHIFT, PAGE_SIZE
 from cowscope.vm import hugetlb, layout
 from cowscope.vm.cache import KnownObject
 from cowscope.vm.mappings import MappingRecord
@@ -50,22 +49,13 @@ class Backing:
     writable: bool = True
 
 
-def whole_pages(length: int) -> int:
-    """Pages that `length` bytes need.
-
-    >>> whole_pages(1), whole_pages(4096), whole_pages(0)
-    (1, 1, 0)
-    """
-    return -(-length // PAGE_SIZE)
-
-
 def check_range(space: AddressSpace, address: int, length: int) -> tuple[int, int]:
     """First page and number of pages of a range; `InvalidArgument` unless it is one of user addresses."""
-    if address % PAGE_SIZE:
+    if address % space.layout.page_size:
         raise InvalidArgument(f"address {address:#x} is not at a page's start")
     if not 0 <= address <= space.layout.end or not 0 <= length <= space.layout.end - address:
         raise InvalidArgument(f"{length:#x} bytes at {address:#x} lie outside of the address space")
-    return address >> PAGE_SHIFT, whole_pages(length)
+    return address >> space.layout.page_shift, space.layout.pages(length)
 
 
 def mmap(
@@ -89,7 +79,7 @@ def mmap(
     """
     if huge > 1:
         extra |= hugetlb.flags_for(space, huge, plain=file is None and not shared)
-        length = -(-length // (huge * PAGE_SIZE)) * huge * PAGE_SIZE
+        length = -(-length // (huge * space.layout.page_size)) * huge * space.layout.page_size
     start, n_pages = _place(space, length, address, fixed, replace, file is None and not shared, huge)
     flags = check_protection(protection) | _SHARED * shared | _LOCKED * locked | extra
     if not shared and huge == 1 and flags & (_WRITE | _NO_RESERVE) == _WRITE:
@@ -97,10 +87,11 @@ def mmap(
     object_, offset = 0, start
     if file is not None:
         flags |= _file_flags(space, file, flags)
-        object_, offset = file.number, file.offset >> PAGE_SHIFT
+        object_, offset = file.number, file.offset >> space.layout.page_shift
     elif shared:
         flags |= _UNTRACKED
-        object_, offset = space.memory.cache.new_object(KnownObject(n_pages * PAGE_SIZE)), 0
+        size = space.layout.page_size
+        object_, offset = space.memory.cache.new_object(KnownObject(n_pages * size, page_size=size)), 0
     if huge > 1 and not flags & _NO_RESERVE:
         hugetlb.check_room(space, n_pages // huge, huge)
     space.unmap(start, n_pages)
@@ -110,7 +101,7 @@ def mmap(
     merge(space.mappings, start)
     if populated or locked:
         populate(space, start, start + n_pages)
-    return start << PAGE_SHIFT
+    return start << space.layout.page_shift
 
 
 def _place(
@@ -122,13 +113,13 @@ def _place(
         raise InvalidArgument(f"a mapping of {length} bytes")
     if length > bounds.end or (fixed and address > bounds.end - length):
         raise NoMemory(f"{length:#x} bytes do not fit into the address space")
-    n_pages = whole_pages(length)
+    n_pages = space.layout.pages(length)
     if fixed:
         start, _ = check_range(space, address, length)
         if start % huge:
             raise InvalidArgument(f"address {address:#x} is not at a huge page's start")
         hugetlb.check_borders(space, start, start + n_pages)
-        if start < bounds.lowest >> PAGE_SHIFT:
+        if start < bounds.lowest >> space.layout.page_shift:
             raise InvalidArgument(f"nothing may be mapped below {bounds.lowest:#x}")
         if not replace and not layout.free_at(space.mappings, bounds, start, n_pages):
             raise AlreadyMapped(f"something lies in the {length:#x} bytes at {address:#x}")
@@ -141,7 +132,7 @@ def _place(
 def choose(space: AddressSpace, hint: int, n_pages: int, *, anonymous: bool) -> int:
     """The page where the kernel would put `n_pages` pages: at the hint (bytes; 0: none) if nothing lies there."""
     if hint:
-        start = max(hint, space.layout.lowest) >> PAGE_SHIFT
+        start = max(hint, space.layout.lowest) >> space.layout.page_shift
         if layout.free_at(space.mappings, space.layout, start, n_pages):
             return start
     aligned = anonymous and not hint and n_pages % 512 == 0
@@ -160,7 +151,7 @@ def check_protection(protection: Protection | int) -> int:
 
 
 def _file_flags(space: AddressSpace, file: Backing, flags: int) -> int:
-    if file.offset % PAGE_SIZE or file.offset < 0:
+    if file.offset % space.layout.page_size or file.offset < 0:
         raise InvalidArgument(f"offset {file.offset:#x} is not at a page's start")
     if file.number not in space.memory.cache.known:
         raise InvalidArgument(f"no file {file.number}")
@@ -190,7 +181,7 @@ def covering(space: AddressSpace, start: int, end: int) -> Iterator[MappingRecor
     while page < end:
         row = int(space.mappings.lookup(np.array([page]))[0])
         if row < 0:
-            raise NoMemory(f"nothing is mapped at {page << PAGE_SHIFT:#x}")
+            raise NoMemory(f"nothing is mapped at {page << space.layout.page_shift:#x}")
         stop = min(int(space.mappings.end[row]), end)
         (part,) = space.mappings.clipped(page, stop)
         yield part
@@ -206,16 +197,16 @@ def change(space: AddressSpace, part: MappingRecord, flags: int) -> None:
 
 def mprotect(space: AddressSpace, address: int, length: int, protection: Protection | int) -> None:
     """Change what a range allows; see `Process.mprotect`."""
-    if address % PAGE_SIZE:
+    if address % space.layout.page_size:
         raise InvalidArgument(f"address {address:#x} is not at a page's start")
     wanted = check_protection(protection)
     if not length:
         return
     if not 0 < length <= space.layout.end - address or address < 0:
         raise NoMemory(f"{length:#x} bytes at {address:#x} lie outside of the address space")
-    start = address >> PAGE_SHIFT
-    hugetlb.check_borders(space, start, start + whole_pages(length))
-    for part in covering(space, start, start + whole_pages(length)):
+    start = address >> space.layout.page_shift
+    hugetlb.check_borders(space, start, start + space.layout.pages(length))
+    for part in covering(space, start, start + space.layout.pages(length)):
         if wanted & _WRITE and part.flags & _NEVER_WRITE:
             raise Forbidden("a shared mapping of a file opened for reading cannot become writable")
         flags = _accounted(part, part.flags & ~PROTECTION_BITS | wanted)
@@ -239,7 +230,7 @@ def brk(space: AddressSpace, address: int) -> int:
     lowest = space.layout.heap_start
     if address < lowest:
         return space.brk
-    old, new = whole_pages(space.brk), whole_pages(address)
+    old, new = space.layout.pages(space.brk), space.layout.pages(address)
     if new < old:
         space.unmap(new, old - new)
     elif new > old:
@@ -254,9 +245,9 @@ def brk(space: AddressSpace, address: int) -> int:
 
 def mlock(space: AddressSpace, address: int, length: int, *, locked: bool = True) -> None:
     """Fault a range in for good, or let go of it again; see `Process.mlock`."""
-    start = address >> PAGE_SHIFT
-    end = whole_pages(address + length)
-    if address < 0 or length < 0 or end << PAGE_SHIFT > space.layout.end:
+    start = address >> space.layout.page_shift
+    end = space.layout.pages(address + length)
+    if address < 0 or length < 0 or end << space.layout.page_shift > space.layout.end:
         raise InvalidArgument(f"{length:#x} bytes at {address:#x} lie outside of the address space")
     for part in covering(space, start, end):
         change(space, part, part.flags & ~_LOCKED | _LOCKED * locked)

@@ -24,13 +24,9 @@ import numpy as np
 from cowscope.vm.columns import Bools, Entries, Ints
 from cowscope.vm.entry import READ, WRITABLE, entries_for
 from cowscope.vm.rules import MappingFlag
-from cowscope.vm.tables import LEAF_SIZE
 
 if TYPE_CHECKING:
     from cowscope.vm.spaces import AddressSpace
-
-WINDOW = 16
-"""Pages that one read fault maps at most: 64 KiB."""
 
 _SHARED_WRITABLE = int(MappingFlag.SHARED | MappingFlag.WRITE)
 _FILE = int(MappingFlag.FILE)
@@ -63,8 +59,10 @@ def map_around(space: AddressSpace, page: int) -> bool:
     mappings, cache = space.mappings, space.memory.cache
     row = mappings.lookup(np.array([page]))
     start, end, flags = int(mappings.start[row][0]), int(mappings.end[row][0]), mappings.flags[row]
-    low = max(page - page % WINDOW, start)
-    high = min(low + WINDOW, end, page - page % LEAF_SIZE + LEAF_SIZE)
+    architecture = space.memory.architecture
+    window, table = architecture.fault_around, architecture.entries
+    low = max(page - page % window, start)
+    high = min(low + window, end, page - page % table + table)
     pages = np.arange(low, high)
     objects, offsets = mappings.backing(pages)
     slots = space.table.slots(pages, create=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import numpy as np
 
 from cowscope.errors import InvalidArgument, NoMemory
-from cowscope.units import PAGE_SIZE
 from cowscope.vm import reverse
 from cowscope.vm.cache import KnownObject
 from cowscope.vm.memory import Memory
@@ -34,8 +33,8 @@ class File:
         """Make an empty file of `n_bytes` bytes, all holes."""
         if n_bytes < 0:
             raise InvalidArgument(f"a file of {n_bytes} bytes")
-        self._memory = memory
-        self.number = memory.cache.new_file(KnownObject(n_bytes, tracked))
+        self._memory, self._page_size = memory, memory.frames.page_size
+        self.number = memory.cache.new_file(KnownObject(n_bytes, tracked, self._page_size))
 
     @property
     def size(self) -> int:
@@ -54,11 +53,11 @@ class File:
         """
         if offset < 0:
             raise InvalidArgument(f"offset {offset}")
-        parts = list(by_page(offset, len(data)))
+        parts = list(by_page(offset, len(data), self._page_size))
         if not parts:
             return
         cache, frames = self._memory.cache, self._memory.frames
-        offsets = np.array([at // PAGE_SIZE for at, _ in parts])
+        offsets = np.array([at // self._page_size for at, _ in parts])
         objects = np.full(len(parts), self.number)
         needed = int(np.count_nonzero(cache.peek(objects, offsets) == 0))
         if frames.room(needed) < needed:
@@ -67,7 +66,7 @@ class File:
         known.n_bytes = max(known.n_bytes, offset + len(data))
         done = 0
         for frame, (at, size) in zip(cache.fetch(objects, offsets).tolist(), parts, strict=True):
-            frames.write(frame, at % PAGE_SIZE, data[done : done + size])
+            frames.write(frame, at % self._page_size, data[done : done + size])
             done += size
 
     def read(self, offset: int, count: int) -> bytes:
@@ -75,10 +74,10 @@ class File:
         if offset < 0 or count < 0:
             raise InvalidArgument(f"{count} bytes at offset {offset}")
         found = b""
-        for at, size in by_page(offset, max(0, min(count, self.size - offset))):
-            page = np.array([at // PAGE_SIZE])
+        for at, size in by_page(offset, max(0, min(count, self.size - offset)), self._page_size):
+            page = np.array([at // self._page_size])
             frame = int(self._memory.cache.peek(np.array([self.number]), page)[0])
-            found += self._memory.frames.read(frame, at % PAGE_SIZE, size) if frame else bytes(size)
+            found += self._memory.frames.read(frame, at % self._page_size, size) if frame else bytes(size)
         return found
 
     def truncate(self, n_bytes: int) -> None:

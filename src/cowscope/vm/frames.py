@@ -44,9 +44,10 @@ class Frames:
     0
     """
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, page_size: int = PAGE_SIZE) -> None:
         """Start with the zero page alone."""
         self.limit = limit
+        self.page_size = page_size
         self.map_counts: Counts = np.zeros(64, np.int32)
         self.others: Counts = np.zeros(64, np.int32)
         self.flags: Bytes = np.zeros(64, np.uint8)
@@ -195,7 +196,7 @@ class Frames:
         """Put `data` into `frame` at byte `offset`; it must fit."""
         held = self.contents.get(frame)
         if held is None:
-            held = self.contents[frame] = bytearray(PAGE_SIZE)
+            held = self.contents[frame] = bytearray(self.page_size)
             self.flags[frame] |= np.uint8(_WRITTEN)
         held[offset : offset + len(data)] = data
 

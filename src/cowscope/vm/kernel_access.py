@@ -24,7 +24,6 @@ from typing import TypeVar
 import numpy as np
 
 from cowscope.errors import BadAddress, CallRefused, InputOutputError
-from cowscope.units import PAGE_SHIFT, PAGE_SIZE
 from cowscope.vm import faults, huge, trap
 from cowscope.vm.entry import FRAME_BITS, FRAME_SHIFT, PRESENT, USER, WRITABLE, without
 from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, MappingFlag, Outcome
@@ -49,7 +48,9 @@ class Hold:
 
     def read(self, offset: int, count: int) -> bytes:
         """`count` bytes from byte `offset` of the first page on, all within one page."""
-        return self._kept.read(int(self._numbers[offset // PAGE_SIZE]), offset % PAGE_SIZE, count)
+        return self._kept.read(
+            int(self._numbers[offset // self._kept.page_size]), offset % self._kept.page_size, count
+        )
 
     def release(self) -> None:
         """Let go; frames that nobody else has are freed."""
@@ -68,7 +69,7 @@ def hold(space: AddressSpace, start: int, n_pages: int, *, pin: bool, write: boo
         faulted_in = _frame_to_write if write else _frame_to_read
         frame = faulted_in(space, page, not (write or pin))
         if frame is None:
-            raise BadAddress(f"the page at {page << PAGE_SHIFT:#x} cannot be held")
+            raise BadAddress(f"the page at {page << space.layout.page_shift:#x} cannot be held")
         frames.append(frame)
     return Hold(space, frames, pin=pin)
 
@@ -76,7 +77,7 @@ def hold(space: AddressSpace, start: int, n_pages: int, *, pin: bool, write: boo
 def copy_to_user(space: AddressSpace, address: int, data: bytes) -> int:
     """Write `data` on behalf of the process and say how many bytes went; `BadAddress` if none could."""
     done = 0
-    for at, size in trap.by_page(address, len(data)):
+    for at, size in trap.by_page(address, len(data), space.layout.page_size):
         try:
             trap.store(space, at, data[done : done + size], user=False)
         except trap.AccessFault as fault:
@@ -90,7 +91,7 @@ def copy_to_user(space: AddressSpace, address: int, data: bytes) -> int:
 def copy_from_user(space: AddressSpace, address: int, count: int) -> bytes:
     """Read up to `count` bytes on behalf of the process; `BadAddress` if not one could be read."""
     read = b""
-    for at, size in trap.by_page(address, count):
+    for at, size in trap.by_page(address, count, space.layout.page_size):
         try:
             read += trap.load(space, at, size, user=False)
         except trap.AccessFault as fault:
@@ -122,26 +123,26 @@ def read_forced(space: AddressSpace, address: int, count: int) -> bytes:
 
 def _write(space: AddressSpace, address: int, data: bytes, refusal: type[_Refusal], *, forced: bool) -> int:
     done = 0
-    for at, size in trap.by_page(address, len(data)):
-        frame = _frame_to_write(space, at >> PAGE_SHIFT, forced)
+    for at, size in trap.by_page(address, len(data), space.layout.page_size):
+        frame = _frame_to_write(space, at >> space.layout.page_shift, forced)
         if frame is None:
             if not done:
                 raise refusal(f"the page at {at:#x} cannot be written")
             break
-        space.memory.frames.write(frame, at % PAGE_SIZE, data[done : done + size])
+        space.memory.frames.write(frame, at % space.layout.page_size, data[done : done + size])
         done += size
     return done
 
 
 def _read(space: AddressSpace, address: int, count: int, refusal: type[_Refusal], *, forced: bool) -> bytes:
     read = b""
-    for at, size in trap.by_page(address, count):
-        frame = _frame_to_read(space, at >> PAGE_SHIFT, forced)
+    for at, size in trap.by_page(address, count, space.layout.page_size):
+        frame = _frame_to_read(space, at >> space.layout.page_shift, forced)
         if frame is None:
             if not read:
                 raise refusal(f"the page at {at:#x} cannot be read")
             break
-        read += space.memory.frames.read(frame, at % PAGE_SIZE, size)
+        read += space.memory.frames.read(frame, at % space.layout.page_size, size)
     return read
 
 

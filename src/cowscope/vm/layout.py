@@ -19,16 +19,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cowscope.units import PAGE_SHIFT
+from cowscope.vm.architecture import Architecture
 from cowscope.vm.mappings import Mappings
 
 _HUGE_PAGES = 1 << 9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """The addresses that a space is built around, in bytes."""
 
+    page_shift: int = 12
     lowest: int = 0x1_0000
     heap_start: int = 0x5555_5555_9000
     mapping_top: int = 0x7FFF_F7FF_F000
@@ -36,10 +37,36 @@ class Layout:
     end: int = 0x7FFF_FFFF_F000
     stack_limit: int = 8 << 20
 
+    @classmethod
+    def of(cls, architecture: Architecture) -> Layout:
+        """The layout for an architecture: the same places, at borders of its pages; 57 bits if it has them.
+
+        >>> from cowscope.vm.architecture import ARCHITECTURES
+        >>> hex(Layout.of(ARCHITECTURES["arm64-64k"]).mapping_top)
+        '0x7ffff7ff0000'
+        """
+        size = architecture.page_size
+        far = (1 << 56) - (1 << 47) if architecture.address_bits == 57 else 0
+        places = (cls.lowest, cls.heap_start + far, cls.mapping_top + far, cls.stack_top + far, cls.end + far)
+        return cls(architecture.page_shift, *(place // size * size for place in places))
+
+    @property
+    def page_size(self) -> int:
+        """Bytes in a base page."""
+        return 1 << self.page_shift
+
+    def pages(self, length: int) -> int:
+        """Pages that `length` bytes need.
+
+        >>> Layout().pages(1), Layout().pages(4096), Layout().pages(0)
+        (1, 1, 0)
+        """
+        return -(-length // self.page_size)
+
 
 def free_at(mappings: Mappings, layout: Layout, start: int, n_pages: int) -> bool:
     """Whether the pages `start` to before `start + n_pages` can be mapped and nothing lies there."""
-    low, high = layout.lowest >> PAGE_SHIFT, layout.end >> PAGE_SHIFT
+    low, high = layout.lowest >> layout.page_shift, layout.end >> layout.page_shift
     rows = mappings.within(start, start + n_pages)
     return low <= start and start + n_pages <= high and rows.stop == rows.start
 
@@ -59,7 +86,7 @@ def choose(mappings: Mappings, layout: Layout, n_pages: int, *, aligned: bool = 
 
 
 def _highest_gap(mappings: Mappings, layout: Layout, n_pages: int) -> int | None:
-    top, lowest = layout.mapping_top >> PAGE_SHIFT, layout.lowest >> PAGE_SHIFT
+    top, lowest = layout.mapping_top >> layout.page_shift, layout.lowest >> layout.page_shift
     for row in range(mappings.within(0, top).stop - 1, -1, -1):
         if top - int(mappings.end[row]) >= n_pages:
             break

@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from cowscope.errors import InvalidArgument
 from cowscope.vm import faults, processes, same_page
+from cowscope.vm.architecture import ARCHITECTURES, Architecture
 from cowscope.vm.columns import Ints, Outcomes
 from cowscope.vm.entry import INHERITED
 from cowscope.vm.events import Event
@@ -63,16 +65,21 @@ class Machine:
         folio_orders: Iterable[int] = (),
         hugetlb_pages: Mapping[int, int] | None = None,
         n_cpus: int = 1,
+        architecture: Architecture | str = "x86-64",
     ) -> None:
         """Start with no process; an unknown policy is a `KeyError`.
 
         Without `swap_pages` there is no swap. `huge_pages`: mappings marked HUGEPAGE get them; `folio_orders` (1 to
         8): all private anonymous memory gets folios of so many pages (powers of two) where they fit.
         `hugetlb_pages`: how many pages each pool has, by base pages in one (512: 2 MiB, 262144: 1 GiB).
+        Huge pages of both kinds are modelled for base pages of 4 KiB alone (`InvalidArgument`).
         Threads are spread over `n_cpus` processors, which cost shootdowns.
         """
         chosen = POLICIES[policy] if isinstance(policy, str) else policy
-        self.memory = Memory(Frames(frame_limit), chosen)
+        built = ARCHITECTURES[architecture] if isinstance(architecture, str) else architecture
+        if built.table_shift != LEAF_SHIFT and (huge_pages or hugetlb_pages):
+            raise InvalidArgument(f"huge pages of {built.name} are not modelled")
+        self.memory = Memory(Frames(frame_limit, built.page_size), chosen, built)
         self.spaces = self.memory.spaces
         self.memory.swap_pages = swap_pages
         self.memory.pools = {unit: Pool(free) for unit, free in (hugetlb_pages or {}).items()}
@@ -117,10 +124,11 @@ class Machine:
     def table_bytes(self) -> int:
         """Bytes that the page tables of all spaces take, every level counted, shared leaf tables once."""
         architecture = self.memory.architecture
-        n_tables = self.memory.tables.in_use
+        n_tables = 0
         for space in self.spaces.values():
             leaves = np.fromiter(space.table.leaves, np.int64, len(space.table.leaves))
-            n_tables += sum(architecture.n_tables(leaves << LEAF_SHIFT)[1:])
+            n_tables += sum(architecture.n_tables(leaves << LEAF_SHIFT))
+        n_tables -= sum(n_sharers - 1 for n_sharers in self.memory.tables.sharers.values())
         return n_tables * architecture.page_size
 
     def merge_same_pages(self) -> int:

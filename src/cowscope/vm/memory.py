@@ -44,6 +44,7 @@ class Memory:
 
     frames: Frames = field(default_factory=Frames)
     policy: Policy = POLICIES["linux"]
+    architecture: Architecture = ARCHITECTURES["x86-64"]
     tables: PageTables = field(default_factory=PageTables)
     cache: PageCache = field(init=False)
     shadows: Shadows = field(init=False)
@@ -55,7 +56,6 @@ class Memory:
     """All address spaces over this memory, by number."""
     guarded: bool = False
     """Whether any guard marker was ever installed."""
-    architecture: Architecture = ARCHITECTURES["x86-64"]
     huge_pages: bool = False
     """Whether mappings marked HUGEPAGE get transparent huge pages."""
     pools: dict[int, Pool] = field(default_factory=dict)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import numpy as np
 
 from cowscope.errors import BadAddress, InvalidArgument, NoMemory
-from cowscope.units import PAGE_SHIFT
 from cowscope.vm import faults
 from cowscope.vm.columns import Ints, Outcomes
 from cowscope.vm.rules import MappingFlag, Outcome
@@ -42,10 +41,10 @@ def populate_or_raise(space: AddressSpace, start: int, end: int, *, write: bool)
     for part in [*space.mappings.clipped(start, end), None]:
         if part is None or part.start > page:
             if page < end:
-                raise NoMemory(f"nothing is mapped at {page << PAGE_SHIFT:#x}")
+                raise NoMemory(f"nothing is mapped at {page << space.layout.page_shift:#x}")
             return
         if not part.flags & (_WRITE if write else _READ):
-            raise InvalidArgument(f"the mapping at {page << PAGE_SHIFT:#x} forbids the access")
+            raise InvalidArgument(f"the mapping at {page << space.layout.page_shift:#x} forbids the access")
         _part_or_raise(space, np.arange(part.start, part.end), write)
         page = part.end
 
@@ -53,7 +52,7 @@ def populate_or_raise(space: AddressSpace, start: int, end: int, *, write: bool)
 def _part_or_raise(space: AddressSpace, pages: Ints, write: bool) -> None:
     for page, outcome in zip(pages.tolist(), _fault(space, pages, write=write).tolist(), strict=True):
         if outcome in (Outcome.SEGMENTATION_FAULT, Outcome.BUS_ERROR):
-            raise BadAddress(f"no memory can be had at {page << PAGE_SHIFT:#x}")
+            raise BadAddress(f"no memory can be had at {page << space.layout.page_shift:#x}")
         if outcome == Outcome.OUT_OF_MEMORY:
             raise NoMemory("no frame is left")
 

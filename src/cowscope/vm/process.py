@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cowscope.errors import InvalidArgument, NoChild, NotRunning
-from cowscope.units import PAGE_SHIFT, PAGE_SIZE, pages_to_bytes
 from cowscope.vm import advice, calls, kernel_access, remap
 from cowscope.vm.advice import Advice
 from cowscope.vm.calls import Backing, check_range
@@ -54,11 +53,7 @@ class Mapping:
     offset: int
     """Where in the file it starts, in bytes."""
     flags: MappingFlag
-
-    @property
-    def n_pages(self) -> int:
-        """Its length in pages."""
-        return (self.end - self.start) >> PAGE_SHIFT
+    n_pages: int
 
 
 class Process:
@@ -157,7 +152,7 @@ class Process:
     def map_stack(self) -> int:
         """Give the process a stack that grows by itself, and return its top, in bytes (what exec does)."""
         top = self.space.layout.stack_top
-        size = _STACK_PAGES * PAGE_SIZE
+        size = _STACK_PAGES * self.space.layout.page_size
         rw, grows = Protection.READ | Protection.WRITE, int(MappingFlag.GROWS_DOWN)
         calls.mmap(self.space, size, protection=rw, address=top - size, fixed=True, extra=grows)
         return top
@@ -250,7 +245,8 @@ class Process:
     def mappings(self) -> list[Mapping]:
         """All mappings, by ascending address."""
         table = self.space.mappings
-        return [_mapping(record) for record in table.records(slice(0, len(table)))]
+        shift = self.space.layout.page_shift
+        return [_mapping(record, shift) for record in table.records(slice(0, len(table)))]
 
     def pages(self, address: int, length: int) -> PageStates:
         """The states of the pages of a range, as arrays side by side."""
@@ -355,13 +351,14 @@ class Thread:
             raise NotRunning(f"thread {self.tid} has ended")
 
 
-def _mapping(record: MappingRecord) -> Mapping:
+def _mapping(record: MappingRecord, shift: int) -> Mapping:
     return Mapping(
-        start=pages_to_bytes(record.start),
-        end=pages_to_bytes(record.end),
+        start=record.start << shift,
+        end=record.end << shift,
         protection=Protection(record.flags & PROTECTION_BITS),
         shared=bool(record.flags & MappingFlag.SHARED),
         file=record.object,
-        offset=pages_to_bytes(record.offset) if record.object else 0,
+        offset=record.offset << shift if record.object else 0,
         flags=MappingFlag(record.flags),
+        n_pages=record.end - record.start,
     )

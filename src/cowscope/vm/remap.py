@@ -22,9 +22,8 @@ from dataclasses import replace
 import numpy as np
 
 from cowscope.errors import BadAddress, InvalidArgument, NoMemory
-from cowscope.units import PAGE_SHIFT, PAGE_SIZE
 from cowscope.vm import layout
-from cowscope.vm.calls import choose, whole_pages
+from cowscope.vm.calls import choose
 from cowscope.vm.mappings import MappingRecord
 from cowscope.vm.merging import merge
 from cowscope.vm.populate import populate
@@ -46,11 +45,11 @@ def mremap(
     dont_unmap: bool = False,
 ) -> int:
     """Resize or move memory and say where it is now; see `Process.mremap`."""
-    old, new = whole_pages(old_length), whole_pages(new_length)
+    old, new = space.layout.pages(old_length), space.layout.pages(new_length)
     _check(space, address, old_length, new_length, new_address, may_move, dont_unmap)
-    start = address >> PAGE_SHIFT
+    start = address >> space.layout.page_shift
     record = _record(space, start, old)
-    to = None if new_address is None else new_address >> PAGE_SHIFT
+    to = None if new_address is None else new_address >> space.layout.page_shift
     if new_address is None and not dont_unmap and old:
         if new < old:
             space.unmap(start + new, old - new)
@@ -66,7 +65,7 @@ def mremap(
         space.unmap(start + new, old - new)
     space.unmap(to, new)
     _move(space, start, min(old, new), new, to, dont_unmap)
-    return to << PAGE_SHIFT
+    return to << space.layout.page_shift
 
 
 def _check(
@@ -79,17 +78,17 @@ def _check(
     dont_unmap: bool,
 ) -> None:
     end = space.layout.end
-    if address % PAGE_SIZE or not 0 <= address <= end or not 0 <= old_length <= end:
+    if address % space.layout.page_size or not 0 <= address <= end or not 0 <= old_length <= end:
         raise InvalidArgument(f"{old_length:#x} bytes at {address:#x} are no range of pages")
     if not 0 < new_length <= end:
         raise InvalidArgument(f"a new length of {new_length:#x} bytes")
-    if dont_unmap and (not may_move or whole_pages(old_length) != whole_pages(new_length)):
+    if dont_unmap and (not may_move or space.layout.pages(old_length) != space.layout.pages(new_length)):
         raise InvalidArgument("memory that shall not be unmapped must be allowed to move, at its old length")
     if new_address is None:
         return
     if not may_move:
         raise InvalidArgument("a given place means that the memory may move")
-    if new_address % PAGE_SIZE or not space.layout.lowest <= new_address <= end - new_length:
+    if new_address % space.layout.page_size or not space.layout.lowest <= new_address <= end - new_length:
         raise InvalidArgument(f"{new_length:#x} bytes at {new_address:#x} are no range of pages")
     if address < new_address + new_length and new_address < address + old_length:
         raise InvalidArgument("the old and the new place overlap")
@@ -99,7 +98,7 @@ def _record(space: AddressSpace, start: int, n_pages: int) -> MappingRecord:
     """The mapping at `start`, which must hold all of the `n_pages` pages."""
     found = space.mappings.clipped(start, start + max(n_pages, 1))
     if not found or found[0].start != start or len(found) > 1 or found[0].end < start + n_pages:
-        raise BadAddress(f"no single mapping holds {n_pages} pages at {start << PAGE_SHIFT:#x}")
+        raise BadAddress(f"no single mapping holds {n_pages} pages at {start << space.layout.page_shift:#x}")
     if not n_pages and not found[0].flags & MappingFlag.SHARED:
         raise InvalidArgument("only shared memory can be mapped a second time")
     return found[0]

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cowscope.units import PAGE_SIZE
 from cowscope.vm.columns import Bools, Ints
 from cowscope.vm.entry import DIRTY, WRITABLE, frames_of, without
 from cowscope.vm.memory import Memory
@@ -47,10 +46,10 @@ def truncate(memory: Memory, number: int, n_bytes: int) -> None:
     for space, start, end, _ in mapped_parts(memory, number, known.n_pages, END_OF_SPACE):
         space.discard(start, end - start, keep_guards=True)
     memory.cache.drop(number, known.n_pages)
-    tail = n_bytes % PAGE_SIZE
+    tail = n_bytes % known.page_size
     frame = int(memory.cache.peek(np.array([number]), np.array([known.n_pages - 1]))[0])
     if tail and frame:
-        memory.frames.write(frame, tail, bytes(PAGE_SIZE - tail))
+        memory.frames.write(frame, tail, bytes(known.page_size - tail))
 
 
 def punch(memory: Memory, number: int, first: int, last: int) -> None:

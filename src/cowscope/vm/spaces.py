@@ -25,7 +25,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from cowscope.units import PAGE_SHIFT
 from cowscope.vm import huge, hugetlb, trap
 from cowscope.vm.columns import Bools, Entries, Ints
 from cowscope.vm.entry import (
@@ -90,7 +89,7 @@ class AddressSpace:
         """Processors that this space ran on."""
         self.has_stack = False
         """Whether a mapping may grow downwards, so that faults below it must be looked at."""
-        self.layout = Layout()
+        self.layout = Layout.of(memory.architecture)
         self.brk = self.layout.heap_start
         """The end of the heap, in bytes."""
         self.shared_at_fork = 0
@@ -153,7 +152,8 @@ class AddressSpace:
             if row == len(self.mappings) or not self.mappings.flags[row] & _GROWS_DOWN:
                 continue
             start, end = int(self.mappings.start[row]), int(self.mappings.end[row])
-            floor = max(end - (self.layout.stack_limit >> PAGE_SHIFT), self.layout.lowest >> PAGE_SHIFT)
+            shift = self.layout.page_shift
+            floor = max(end - (self.layout.stack_limit >> shift), self.layout.lowest >> shift)
             if row and self.mappings.protection[row - 1] and not self.mappings.flags[row - 1] & _GROWS_DOWN:
                 floor = max(floor, int(self.mappings.end[row - 1]) + STACK_GAP)
             if floor <= page < start:

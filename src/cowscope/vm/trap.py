@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cowscope.errors import CowscopeError
-from cowscope.units import PAGE_SHIFT, PAGE_SIZE
 from cowscope.vm import faults
 from cowscope.vm.entry import ACCESSED, DIRTY, FRAME_BITS, FRAME_SHIFT, PRESENT, USER, WRITABLE
 from cowscope.vm.events import Allocated, Classified, Copied, Flushed, Mapped, Resumed, Trapped
@@ -92,7 +91,10 @@ def load(space: AddressSpace, address: int, count: int, *, user: bool = True) ->
     """Read `count` bytes; see `AddressSpace.load`. `user` is False where the kernel reads for the process."""
     frames = space.memory.frames
     by = _ERROR_USER * user
-    pieces = [(_frame(space, at, _LOAD, by), at % PAGE_SIZE, size) for at, size in by_page(address, count)]
+    pieces = [
+        (_frame(space, at, _LOAD, by), at % frames.page_size, size)
+        for at, size in by_page(address, count, frames.page_size)
+    ]
     return b"".join([frames.read(frame, offset, size) for frame, offset, size in pieces])
 
 
@@ -100,22 +102,23 @@ def store(space: AddressSpace, address: int, data: bytes, *, user: bool = True) 
     """Write `data`; see `AddressSpace.store`. `user` is False where the kernel writes for the process."""
     frames, done, by = space.memory.frames, 0, _ERROR_USER * user
     pieces = [
-        (_frame(space, at, _STORE, by), at % PAGE_SIZE, size) for at, size in by_page(address, len(data))
+        (_frame(space, at, _STORE, by), at % frames.page_size, size)
+        for at, size in by_page(address, len(data), frames.page_size)
     ]
     for frame, offset, size in pieces:
         frames.write(frame, offset, data[done : done + size])
         done += size
 
 
-def by_page(address: int, count: int) -> Iterator[tuple[int, int]]:
+def by_page(address: int, count: int, page_size: int) -> Iterator[tuple[int, int]]:
     """Address and size of each page's part of a range of bytes.
 
-    >>> list(by_page(4095, 3))
+    >>> list(by_page(4095, 3, 4096))
     [(4095, 1), (4096, 2)]
     """
     end = address + count
     while address < end:
-        size = min(PAGE_SIZE - address % PAGE_SIZE, end - address)
+        size = min(page_size - address % page_size, end - address)
         yield address, size
         address += size
 
@@ -124,7 +127,7 @@ def _frame(space: AddressSpace, address: int, needed: int, by: int) -> int:
     """The frame behind `address`, as often as it takes: translate, trap, handle."""
     while True:
         try:
-            return _translate(space, address >> PAGE_SHIFT, needed, by)
+            return _translate(space, address >> space.layout.page_shift, needed, by)
         except PageFault as fault:
             _handle(space, address, fault)
 
