@@ -58,7 +58,7 @@ from cowscope.vm.swap import swap_in
 if TYPE_CHECKING:
     from cowscope.vm.spaces import AddressSpace
 
-CHUNK = 1 << 17
+CHUNK = 1 << 16
 _TIME_BITS = CHUNK.bit_length()
 
 _FILLS = np.zeros(16, np.bool_)
@@ -92,11 +92,15 @@ def write_faults(
     decided: Outcomes | None = None,
 ) -> Outcomes:
     """Resolve write faults; see `Machine.write_faults`."""
+    if len(pages) == 1:
+        outcomes = _write_part(memory, spaces, ids, pages, decided)
+        memory.work.faults[outcomes[0]] += 1
+        return outcomes
     outcomes = np.empty(len(pages), np.int8)
     for part in _parts(memory, len(pages)):
         imposed = None if decided is None else decided[part]
         outcomes[part] = _write_part(memory, spaces, ids[part], pages[part], imposed)
-    _count(memory, outcomes)
+    memory.work.faults += np.bincount(outcomes, minlength=16)
     return outcomes
 
 
@@ -105,15 +109,8 @@ def read_faults(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts,
     outcomes = np.empty(len(pages), np.int8)
     for part in _parts(memory, len(pages)):
         outcomes[part] = _read_part(memory, spaces, ids[part], pages[part])
-    _count(memory, outcomes)
+    memory.work.faults += np.bincount(outcomes, minlength=16)
     return outcomes
-
-
-def _count(memory: Memory, outcomes: Outcomes) -> None:
-    if len(outcomes) == 1:
-        memory.work.faults[outcomes[0]] += 1
-    else:
-        memory.work.faults += np.bincount(outcomes, minlength=16)
 
 
 def _parts(memory: Memory, count: int) -> Iterator[slice]:
@@ -227,13 +224,16 @@ def _write_part(
     asked = (outcomes == UNDECIDED).nonzero()[0]
     if asked.size:
         outcomes[asked] = _decide(memory, found, asked, decided)
-    if memory.frames.room(len(pages) * _most(memory)) < len(pages) * _most(memory):
-        _refuse(memory, found, outcomes)
-    _fill(memory, found, outcomes)
-    _keep(memory, found, outcomes)
-    mapped = (outcomes == _MAPPED).nonzero()[0]
-    if mapped.size:
-        _map_cached(memory, found, mapped, _OWNED)
+    if memory.frames.limit is not None:
+        _refuse_at_limit(memory, found, outcomes)
+    filled = _FILLS[outcomes].nonzero()[0]
+    if filled.size:
+        _fill(memory, found, filled)
+    if filled.size < len(outcomes):
+        _keep(memory, found, outcomes)
+        mapped = (outcomes == _MAPPED).nonzero()[0]
+        if mapped.size:
+            _map_cached(memory, found, mapped, _OWNED)
     if returned is not None:
         outcomes[(returned == _MAPPED) & (outcomes == _NO_FAULT)] = _REUSED
         outcomes[returned == _OUT_OF_MEMORY] = _OUT_OF_MEMORY
@@ -259,8 +259,8 @@ def _read_part(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, 
     if memory.cache.known:
         _map_around(found, outcomes)
     _resolved_before(memory, found, outcomes)
-    if memory.frames.room(len(pages)) < len(pages):
-        _refuse(memory, found, outcomes)
+    if memory.frames.limit is not None:
+        _refuse_at_limit(memory, found, outcomes)
     mapped = (outcomes == _MAPPED) & (found.entries == 0)
     if memory.cache.known:
         mapped &= memory.tables.entries[found.slots] == 0
@@ -355,8 +355,11 @@ def _resolved_before(memory: Memory, found: _Located, outcomes: Outcomes) -> Non
         outcomes[again] = _NO_FAULT
 
 
-def _refuse(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
-    """The one fault of this part may need more frames than there are."""
+def _refuse_at_limit(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
+    """Where frames are short a part is a single fault, and that one may need more than there are."""
+    most = len(outcomes) * _most(memory)
+    if memory.frames.room(most) == most:
+        return
     wants_frame = _FILLS[outcomes] | (outcomes == _MAPPED)
     for at in np.flatnonzero(wants_frame).tolist():
         needed = int(_FILLS[outcomes[at]])
@@ -384,7 +387,9 @@ def _decide(memory: Memory, found: _Located, asked: Ints, decided: Outcomes | No
     time = asked if found.time is None else found.time[asked]
     imposed = None if decided is None else decided[time]
     leaves = None if imposed is None else imposed != _REUSED
-    counts = memory.frames.map_counts[frames] - _left_earlier(frames, time, leaves)
+    counts = memory.frames.map_counts[frames]
+    if len(frames) > 1:
+        counts = counts - _left_earlier(frames, time, leaves)
     reuse = memory.policy.reusable(memory.frames, frames, counts)
     if memory.folios and (folio := memory.folios.of(int(frames[0]))) is not None:
         reuse = np.array([memory.policy.folio_owners and memory.folios.reusable(folio)])
@@ -393,7 +398,8 @@ def _decide(memory: Memory, found: _Located, asked: Ints, decided: Outcomes | No
         memory.overruled += int(np.count_nonzero(~open_ & (reuse != (imposed == _REUSED))))
         reuse = np.where(open_, reuse, imposed == _REUSED)
         memory.frames.mark(frames[reuse & (counts > 1)], FrameFlag.DISPUTED)
-    memory.frames.mark(frames[reuse & (counts == 1)], FrameFlag.EXCLUSIVE)
+    if reuse.any():
+        memory.frames.mark(frames[reuse & (counts == 1)], FrameFlag.EXCLUSIVE)
     return np.where(reuse, np.int8(_REUSED), np.int8(_COPIED))
 
 
@@ -402,8 +408,6 @@ def _left_earlier(frames: Ints, time: Ints, leaves: Bools | None) -> Counts:
 
     Frame and time in one integer, so that a plain sort (the fast kind) is a stable one.
     """
-    if len(frames) == 1:
-        return np.zeros(1, np.int32)
     keys = np.sort((frames << _TIME_BITS) | time)
     frame, when = keys >> _TIME_BITS, keys & ((1 << _TIME_BITS) - 1)
     left: Counts = np.ones(len(keys), np.int32)
@@ -418,20 +422,17 @@ def _left_earlier(frames: Ints, time: Ints, leaves: Bools | None) -> Counts:
     return by_time[time]
 
 
-def _fill(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
-    """Give every page that needs one a frame of its own, with the contents it had."""
-    at = _FILLS[outcomes].nonzero()[0]
-    if not at.size:
-        return
+def _fill(memory: Memory, found: _Located, at: Ints) -> None:
+    """Give the pages of the faults `at` a frame of their own, with the contents they had."""
     old, slots = found.frames[at], found.slots[at]
     fresh = memory.frames.allocate(len(at), _OWN_FRAME)
     memory.tables.entries[slots] = entries_for(fresh, OWNED)
     if memory.frames.contents or memory.cache.known:
         memory.frames.copy_contents(_sources(memory, found, at), fresh)
+    replaced = at[found.entries[at] != 0]
+    for space, part in found.chosen(replaced):
+        memory.tlb.flush_each(space, len(part))
     left = old[old != 0]
-    if found.entries[at].any():
-        for space, part in found.chosen(at):
-            memory.tlb.flush_each(space, int(np.count_nonzero(found.entries[part])))
     if left.size:
         if memory.folios:
             memory.folios.unmapped(found.groups[0][0].id, left)
@@ -445,6 +446,8 @@ def _fill(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
 def _sources(memory: Memory, found: _Located, at: Ints) -> Ints:
     """The frame whose contents each of the faults `at` copies: the page's own, or the page cache's."""
     sources = found.frames[at]
+    if sources.all():
+        return sources
     none = at[(found.entries[at] == 0) & ((found.flags[at] & _FILE) != 0)]
     for space, part in found.chosen(none):
         objects, offsets = space.mappings.backing(found.pages[part])

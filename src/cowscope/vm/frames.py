@@ -27,6 +27,7 @@ ZERO_PAGE = 0
 
 _EXCLUSIVE = int(FrameFlag.EXCLUSIVE)
 _WRITTEN = int(FrameFlag.WRITTEN)
+_WRITTEN_BIT = np.uint8(FrameFlag.WRITTEN)
 _SWAPPED = int(FrameFlag.SWAPPED)
 
 
@@ -89,8 +90,11 @@ class Frames:
         """Fetch `count` frames, each with `flags` and a map count of 1; who asks has looked at `room`."""
         recycled = min(count, self._n_free)
         self._n_free -= recycled
-        frames = self._free[self._n_free : self._n_free + recycled].copy()
-        if recycled < count:
+        if recycled:
+            frames = self._free[self._n_free : self._n_free + recycled].copy()
+        if not recycled:
+            frames = self._extend(count)
+        elif recycled < count:
             frames = np.concatenate((frames, self._extend(count - recycled)))
         self.map_counts[frames] = 1
         self.flags[frames] = flags
@@ -185,11 +189,17 @@ class Frames:
         """Give each of `targets` the bytes of its source; sources that nobody wrote cost nothing."""
         if not self.contents:
             return
+        if len(sources) == 1:
+            held = self.contents.get(int(sources[0]))
+            if held is not None:
+                self.contents[int(targets[0])] = held.copy()
+                self.flags[targets] |= _WRITTEN_BIT
+            return
         written = (self.flags[sources] & _WRITTEN).nonzero()[0]
         if not written.size:
             return
         for source, target in zip(sources[written].tolist(), targets[written].tolist(), strict=True):
-            self.contents[target] = bytearray(self.contents[source])
+            self.contents[target] = self.contents[source].copy()
         self.mark(targets[written], _WRITTEN)
 
     def write(self, frame: int, offset: int, data: bytes) -> None:

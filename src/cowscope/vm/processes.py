@@ -23,6 +23,8 @@ Not modelled: userfaultfd. vfork and threads have the same space (`cowscope.vm.p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from cowscope.errors import NoMemory
@@ -64,18 +66,46 @@ def fork(parent: AddressSpace, number: int) -> AddressSpace:
         on_demand.connect(child, inherits=True)
         on_demand.connect(parent, inherits=False)
         on_demand.share_tables(parent, child, _needs_copy(parent.mappings.flags))
-    pages, slots = parent.table.occupied(look=True)
-    if child.table.leaves:
-        left = ~np.isin(pages >> LEAF_SHIFT, list(child.table.leaves))
-        pages, slots = pages[left], slots[left]
-    held = pages.searchsorted(parent.mappings.end) - pages.searchsorted(parent.mappings.start)
-    copies = _needs_copy(parent.mappings.flags)
-    copied = np.repeat(copies, held)
-    if copied.any():
-        flags = np.repeat(parent.mappings.flags[copies], held[copies])
-        child.shared_at_fork += _copy_entries(parent, child, pages[copied], slots[copied], flags)
+    shared = set(child.table.leaves)
+    _make_sure_of_frames(parent, child, shared)
+    anon = [
+        _copy_entries(parent, child, pages, slots, flags) for pages, slots, flags in _pieces(parent, shared)
+    ]
+    if anon or shared:
+        parent.memory.tlb.flush_all(parent)
+    if parent.memory.policy.shadows:
+        parent.memory.shadows.fork(parent.id, child.id, np.concatenate([np.zeros(0, np.int64), *anon]))
+    child.shared_at_fork += sum(len(frames) for frames in anon)
     parent.memory.work.fork_tables += len(child.table.leaves)
     return child
+
+
+def _pieces(parent: AddressSpace, shared: set[int]) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Pages, slots and mapping flags of the entries that fork copies, piece by piece."""
+    mappings = parent.mappings
+    for pages, slots in parent.table.pieces(shared):
+        rows = mappings.within(int(pages[0]), int(pages[-1]) + 1)
+        flags = mappings.flags[rows]
+        held = pages.searchsorted(mappings.end[rows]) - pages.searchsorted(mappings.start[rows])
+        copied = np.repeat(_needs_copy(flags), held)
+        if copied.all():
+            yield pages, slots, np.repeat(flags, held)
+        elif copied.any():
+            yield pages[copied], slots[copied], np.repeat(flags, held)[copied]
+
+
+def _make_sure_of_frames(parent: AddressSpace, child: AddressSpace, shared: set[int]) -> None:
+    """`NoMemory`, before anything is changed, if there are too few frames for what is copied at once."""
+    memory = parent.memory
+    if memory.frames.limit is None or not (memory.frames.pins or memory.policy.at_fork is AtFork.COPY):
+        return
+    entries = memory.tables.entries
+    needed = sum(
+        len(_copied_at_once(memory, entries[slots], flags)) for _, slots, flags in _pieces(parent, shared)
+    )
+    if memory.frames.room(needed) < needed:
+        memory.cache.hide(child.mappings.object, child.mappings.end - child.mappings.start)
+        raise NoMemory(f"fork needs {needed} frames for what it must copy at once")
 
 
 def _needs_copy(flags: Ints) -> Bools:
@@ -85,13 +115,10 @@ def _needs_copy(flags: Ints) -> Bools:
     return needs
 
 
-def _copy_entries(parent: AddressSpace, child: AddressSpace, pages: Ints, slots: Ints, flags: Ints) -> int:
-    memory, policy = parent.memory, parent.memory.policy
+def _copy_entries(parent: AddressSpace, child: AddressSpace, pages: Ints, slots: Ints, flags: Ints) -> Ints:
+    """Copy some entries; the anonymous frames that both share now."""
+    memory = parent.memory
     copied = _copied_at_once(memory, memory.tables.entries[slots], flags)
-    if memory.frames.room(len(copied)) < len(copied):
-        memory.cache.hide(child.mappings.object, child.mappings.end - child.mappings.start)
-        raise NoMemory(f"fork needs {len(copied)} frames for what it must copy at once")
-    memory.tlb.flush_all(parent)
     targets = _child_slots(child, pages)
     entries = memory.tables.entries[slots]
     frames = frames_of(entries)
@@ -104,13 +131,13 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, pages: Ints, slots:
         memory.tables.entries[slots[~shared]] = without(entries[~shared], WRITABLE)
     else:
         memory.tables.entries[slots] = without(entries, WRITABLE)
-    if policy.at_fork is AtFork.SHARE_UNLOADED:
+    if memory.policy.at_fork is AtFork.SHARE_UNLOADED:
         inherited = without(inherited, USER)
     memory.tables.entries[targets] = inherited
     if memory.swap_pages:
         on_swap = (entries & SWAP) != 0
         memory.frames.share_swapped(frames[on_swap])
-        frames, anon = frames[~on_swap], anon & ~on_swap
+        frames, anon = frames[~on_swap], anon[~on_swap]
     memory.frames.share(frames)
     if memory.folios or memory.tables.huge:
         huge.shared_by_fork(parent, child, slots, targets, frames_of(entries))
@@ -120,11 +147,10 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, pages: Ints, slots:
                 huge.split(space, row)
         memory.folios.unmapped(child.id, frames_of(entries[copied]))
         _copy_at_once(memory, slots[copied], targets[copied], entries[copied], flags[copied])
-    if policy.shadows:
-        memory.shadows.fork(parent.id, child.id, frames_of(entries[anon]))
     memory.work.fork_entries += len(entries)
     memory.work.fork_copies += len(copied)
-    return int(np.count_nonzero(anon)) - len(copied)
+    shared_frames: Ints = frames[anon]
+    return shared_frames if not copied.size else np.setdiff1d(shared_frames, frames_of(entries[copied]))
 
 
 def _copied_at_once(memory: Memory, entries: Entries, flags: Ints) -> Ints:

@@ -146,11 +146,15 @@ def _translate(space: AddressSpace, page: int, needed: int, by: int) -> int:
 
 
 def _handle(space: AddressSpace, address: int, fault: PageFault) -> None:
-    before = _entry(space, fault.page)
+    memory = space.memory
+    before = _entry(space, fault.page) if memory.listeners else 0
     ids, pages = np.array([space.id], np.int32), np.array([fault.page])
     resolve = faults.write_faults if fault.error_code & _ERROR_WRITE else faults.read_faults
-    outcome = Outcome(int(resolve(space.memory, {space.id: space}, ids, pages)[0]))
-    if space.memory.listeners:
+    number = int(resolve(memory, {space.id: space}, ids, pages)[0])
+    if not memory.listeners and number not in _RAISED:
+        return
+    outcome = Outcome(number)
+    if memory.listeners:
         _tell(space, address, fault, outcome, before)
     if outcome in _RAISED:
         raise _RAISED[outcome](address, fault.error_code, _signal_code(space, fault, outcome))
