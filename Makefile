@@ -8,7 +8,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 SOURCES := $(shell find src -name '*.py' -o -name py.typed) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check bench clean
+.PHONY: help demo test test-fast check mutants bench clean
 .DELETE_ON_ERROR:
 
 help: ## list what can be made
@@ -28,6 +28,9 @@ check: $(VENV)/developing ## check format, style, types and layers
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+mutants: $(VENV)/developing ## break the vm's rules one by one, and see the lab notice (as root)
+	$(BIN)/python -m tests.lab.mutants
 
 bench: $(VENV)/developing ## print timings as ratios against peers on this machine
 	$(BIN)/python bench/run.py
