@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cowscope.errors import AlreadyMapped, Forbidden, InvalidArgument, NoMemory
+from cowscope.vm import huge as huge_pages
 from cowscope.vm import hugetlb, layout
 from cowscope.vm.cache import KnownObject
 from cowscope.vm.mappings import MappingRecord
@@ -191,6 +192,8 @@ def covering(space: AddressSpace, start: int, end: int) -> Iterator[MappingRecor
 def change(space: AddressSpace, part: MappingRecord, flags: int) -> None:
     """Give a part of a mapping other flags, and merge it with its neighbours; nothing if it has them."""
     if flags != part.flags:
+        for border in (part.start, part.end):
+            huge_pages.split_at(space, border)
         space.mappings.update(part.start, part.end, clear=-1, add=flags)
         merge(space.mappings, part.start)
 

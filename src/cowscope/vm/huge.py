@@ -145,6 +145,13 @@ def before_change(space: AddressSpace, slots: Ints) -> None:
                 split(space, row)
 
 
+def split_at(space: AddressSpace, page: int) -> None:
+    """Split the huge row that a new border of a mapping cuts in two (`vma_adjust_trans_huge`)."""
+    row = space.table.leaves.get(page >> LEAF_SHIFT, 0)
+    if page & LEAF_MASK and row in space.memory.tables.huge:
+        split(space, row)
+
+
 def dropped(space: AddressSpace, slots: Ints, frames: Ints) -> None:
     """Tell the folios that `space` drops the entries in `slots`, which name `frames`; huge rows go whole."""
     memory = space.memory
