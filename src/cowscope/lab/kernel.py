@@ -13,6 +13,7 @@ the frame that the page has before and after, and whether that frame was allocat
 | write | anonymous | allocated zeroed | zero-filled |
 | write | anonymous | allocated; the page was anonymous before | copied |
 | write | anonymous | allocated; it was not | from-file |
+| write | anonymous, hugetlb | another, without an allocation: from the pool | zero-filled, or copied |
 
 What could make this depend on chance is kept away: all run on one CPU (`puppet`), huge pages are off for a
 puppet unless asked for, files are written page by page so that their folios are single pages, nobody looks at
@@ -61,6 +62,13 @@ from cowscope.units import PAGE_SHIFT, PAGE_SIZE
 
 _FIXED, _ANONYMOUS, _SHARED, _PRIVATE = 0x10, 0x20, 0x1, 0x2
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
+_UPSETS = {
+    b"pgmigrate_success": "migration: the kernel moved pages meanwhile",
+    b"thp_fault_fallback": "fallback: the kernel had no huge page left",
+    b"thp_collapse_alloc": "collapse: khugepaged made a huge page meanwhile",
+}
+"""Counters of /proc/vmstat, and the rule that leaves a disagreement out if they rose."""
+_POOL = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
 _SCRATCH = "read(2)"
 _BATCHED = (Advice.FREE, Advice.COLD, Advice.PAGEOUT)
 _SIGNALS = {
@@ -77,7 +85,8 @@ class Stage:
         """Start the template. Raises `MissingRight` where there can be no puppets."""
         if not sys.platform.startswith("linux"):
             raise MissingRight("there is no Linux kernel to compare with", "run on Linux")
-        self.troupe = Troupe(cpu)
+        self.thp = b"[madvise]" in _read("/sys/kernel/mm/transparent_hugepage/enabled")
+        self.troupe = Troupe(cpu, small_pages=not self.thp)
         self.observer = Observer()
         self._vmstat = os.open("/proc/vmstat", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -88,10 +97,7 @@ class Stage:
         except MissingRight as error:
             self.trace, self.untraced = None, str(error)
         self.swap = b"\n/" in _read("/proc/swaps")
-        self.hugetlb = _read("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").strip() not in (
-            b"",
-            b"0",
-        )
+        self.hugetlb = int(_read(_POOL) or 0)
         seen = self.observer.sight
         self.sight = Sight(seen.states, seen.frames, self.trace is not None and seen.frames, seen.borders)
 
@@ -105,11 +111,15 @@ class Stage:
         """End all puppets."""
         self.close()
 
-    def migrations(self) -> int:
-        """How many pages the kernel has moved since boot, for compaction and the like."""
+    def upsets(self) -> dict[str, int]:
+        """How often since boot something happened that makes the kernel's answer depend on chance."""
         data = os.pread(self._vmstat, 1 << 16, 0)
-        at = data.find(b"pgmigrate_success ")
-        return int(data[at + 18 : data.index(b"\n", at)]) if at >= 0 else 0
+        return {rule: _counter(data, name) for name, rule in _UPSETS.items()}
+
+    def upset_since(self, before: dict[str, int]) -> str:
+        """The rule that leaves out what happened since `before`, or nothing."""
+        now = self.upsets()
+        return next((rule for rule, count in now.items() if count != before[rule]), "")
 
     def close(self) -> None:
         """End all puppets and close everything."""
@@ -150,7 +160,9 @@ class Kernel:
         if isinstance(step, Madvise) and step.advice is Advice.PAGEOUT and not self.stage.swap:
             raise NotChecked("this machine has no swap")
         if isinstance(step, Mmap) and "hugetlb" in step.options and not self.stage.hugetlb:
-            raise NotChecked("this machine has no free hugetlb pages")
+            raise NotChecked("this machine has no free hugetlb pages (sysctl vm.nr_hugepages=32 gives some)")
+        if isinstance(step, Madvise) and step.advice is Advice.HUGEPAGE and not self.stage.thp:
+            raise NotChecked("huge pages are not set to madvise on this machine")
 
     def do(self, line: Line, pages: Ints, before: dict[str, View]) -> tuple[Result, dict[str, View]]:
         """Do one step; say what came of it, and what there is to see afterwards at `pages`.
@@ -338,7 +350,11 @@ def _outcome(codes: tuple[int, ...], seen: Seen, before: View, after: View, at: 
     same = frame == int(before.frame[at]) and bool(old & State.PRESENT)
     if not state & State.ANON:
         return Word.TRACKED if same else Word.MAPPED
-    zeroed = seen.allocated.get(frame)
+    zeroed = seen.zeroed(frame)
+    if zeroed is None and not same and state & State.HUGE:
+        return (
+            Word.COPIED if old & State.PRESENT else Word.ZERO_FILLED
+        )  # out of the hugetlb pool, unannounced
     if zeroed is None:
         return Word.REUSED if same else Word.MAPPED
     if zeroed:
@@ -360,3 +376,8 @@ def _read(path: str) -> bytes:
             return file.readall() or b""
     except OSError:
         return b""
+
+
+def _counter(data: bytes, name: bytes) -> int:
+    at = data.find(b"\n" + name + b" ")
+    return int(data[at + len(name) + 2 : data.index(b"\n", at + 1)]) if at >= 0 else 0

@@ -55,7 +55,7 @@ class Lockstep:
     ) -> None:
         """Nothing done yet."""
         self.scenario = scenario
-        self.model = Model(scenario, policy)
+        self.model = Model(scenario, policy, hugetlb=stage.hugetlb)
         self.kernel = Kernel(scenario, stage)
         self.comparison = Comparison(stage.sight)
         self.check_laws = check_laws
@@ -80,15 +80,22 @@ class Lockstep:
         other, seen = self.kernel.do(line, self.pages, self._seen)
         self._seen = seen
         views = self.model.views(self.pages)
-        if self.check_laws:
-            laws.check(self.model.machine)
         found = compare_results(mine, other, self.comparison.sight)
+        if self.check_laws:
+            found += self._broken_laws()
         if line.expected and mine.outcome != line.expected:
             found.append(Difference("outcome", None, None, mine.outcome, line.expected, "the text"))
         recycles = isinstance(line.step, Mmap) and "populate" in line.step.options
         found += self.comparison.views(views, seen, self.pages, recycles=recycles)
         self.operations += 1
         return Step(line, mine, other, views, seen, self.pages), found
+
+    def _broken_laws(self) -> list[Difference]:
+        try:
+            laws.check(self.model.machine)
+        except AssertionError as error:
+            return [Difference("law of the vm", None, None, f"broken: {error}", "nothing of the kind")]
+        return []
 
     def _watch(self) -> None:
         """Look at every page that a name stands for; what was seen before grows with it."""
@@ -105,7 +112,7 @@ def play(
 ) -> Report:
     """Run a whole scenario. Raises `MissingRight` where there can be no puppets."""
     known = Scenario(scenario.sentence, scenario.name)  # grows, so that a place is known once it came to be
-    last = None
+    last, before = None, stage.upsets()
     with Lockstep(known, stage, policy, check_laws=check_laws) as both:
         for line in scenario:
             known.add(line.step, expected=line.expected, number=line.number)
@@ -114,5 +121,7 @@ def play(
             except NotChecked as missing:
                 return Report(scenario, both.operations, (), last, str(missing))
             if found:
-                return Report(scenario, both.operations, tuple(found), last)
+                upset = stage.upset_since(before)
+                told = () if upset else tuple(found)
+                return Report(scenario, both.operations, told, last, upset)
         return Report(scenario, both.operations, (), last)

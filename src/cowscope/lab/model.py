@@ -51,6 +51,7 @@ from cowscope.vm import (
     kernel_access,
 )
 from cowscope.vm import File as MachineFile
+from cowscope.vm.hugetlb import HUGE
 
 _WORDS = {
     Outcome.NO_FAULT: Word.NO_FAULT,
@@ -60,10 +61,6 @@ _WORDS = {
     Outcome.COPIED_FROM_FILE: Word.FROM_FILE,
     Outcome.MAPPED: Word.MAPPED,
     Outcome.WRITE_TRACKED: Word.TRACKED,
-}
-_NOT_YET = {
-    Advice.HUGEPAGE: "transparent huge pages",
-    Advice.NOHUGEPAGE: "transparent huge pages",
 }
 _USER_BIT = 4
 
@@ -80,12 +77,13 @@ class Model:
 
     sight: Sight = EVERYTHING
 
-    def __init__(self, scenario: Scenario, policy: Policy | str = "linux") -> None:
-        """An empty machine on which the steps of `scenario` can be done."""
+    def __init__(self, scenario: Scenario, policy: Policy | str = "linux", *, hugetlb: int = 64) -> None:
+        """An empty machine on which the steps of `scenario` can be done; its pool has `hugetlb` pages of 2 MiB."""
         self.scenario = scenario
-        self.machine = Machine(policy)
+        self.machine = Machine(policy, huge_pages=True, hugetlb_pages={HUGE: hugetlb})
         self.processes: dict[str, Process] = {}
         self._files: dict[str, MachineFile] = {}
+        self._hugetlb: set[str] = set()
         self._told: list[Event] = []
         self.machine.listen(self._told.append)
 
@@ -134,15 +132,19 @@ class Model:
             case Munmap():
                 process.munmap(*self._span(step.range))
             case Mprotect():
+                if step.range.count % HUGE:
+                    self._not_hugetlb("mprotect of parts", step.range)
                 process.mprotect(*self._span(step.range), step.protection)
             case Mremap():
+                self._not_hugetlb("mremap", step.range)
                 self._within_one_mapping(step.range, process)
                 to = None if step.to is None else self._span(step.to)[0]
                 size = step.pages << PAGE_SHIFT
                 process.mremap(*self._span(step.range), size, may_move=to is not None, new_address=to)
             case Madvise():
-                if step.advice in _NOT_YET:
-                    raise NotChecked(f"the vm has no {_NOT_YET[step.advice]}")
+                self._not_hugetlb("madvise", step.range)
+                if step.advice is Advice.FREE and self._has_large(step.range, process):
+                    raise NotChecked("the vm does not split a large folio for MADV_FREE")
                 process.madvise(*self._span(step.range), step.advice.number)
             case Write():
                 data = step.data.ljust(LABEL_BYTES, b"\0")
@@ -158,12 +160,21 @@ class Model:
         if found and found[0].start == start and found[0].end < start + area.count:
             raise NotChecked("the vm has no mremap over several mappings (Linux 6.17)")
 
+    def _not_hugetlb(self, what: str, area: Range) -> None:
+        if area.name in self._hugetlb:
+            raise NotChecked(f"the vm has no {what} of hugetlb memory")
+
+    def _has_large(self, area: Range, process: Process) -> bool:
+        start, folios = self.scenario.page(area), self.machine.memory.folios
+        found = process.space.page_states(np.arange(start, start + area.count))
+        return bool(folios) and any(folios.of(frame) for frame in found.frame[found.present].tolist())
+
     def _span(self, area: Range) -> tuple[int, int]:
         return self.scenario.page(area) << PAGE_SHIFT, area.count << PAGE_SHIFT
 
     def _mmap(self, step: Mmap, process: Process) -> None:
         if "hugetlb" in step.options:
-            raise NotChecked("the vm has no hugetlb pages")
+            self._hugetlb.add(step.name)
         address, length = self._span(Range(step.name, 0, step.pages))
         process.mmap(
             length,
@@ -176,6 +187,7 @@ class Model:
             populate="populate" in step.options,
             locked="locked" in step.options,
             reserve="noreserve" not in step.options,
+            huge=HUGE if "hugetlb" in step.options else 1,
         )
 
     def _access(self, step: Load | Store) -> Result:
@@ -210,10 +222,23 @@ class Model:
         """What there is to see of each live process at `pages`."""
         return {name: self._view(process, pages) for name, process in self.processes.items()}
 
+    def _large(self, found: PageStates, state: States) -> None:
+        """Pages of large folios: /proc/kpageflags shows the mark of the first page for all of them."""
+        folios, frames = self.machine.memory.folios, self.machine.memory.frames
+        if not folios:
+            return
+        for at in np.flatnonzero(found.present & ~found.zero).tolist():
+            folio = folios.of(int(found.frame[at]))
+            if folio is not None:
+                marked = int(frames.flags[folio.frames[0]]) & int(FrameFlag.EXCLUSIVE)
+                state[at] &= ~np.uint16(State.EXCLUSIVE)
+                state[at] |= np.uint16(State.HUGE | (State.EXCLUSIVE if marked else 0))
+
     def _view(self, process: Process, pages: Ints) -> View:
         borders = _borders(process)
         found, frames = process.space.page_states(pages), self.machine.memory.frames
         state = _states(found) | _state_of(found, frames.flags[found.frame])
+        self._large(found, state)
         readable = found.present & readable_pages(borders, pages)
         state[readable] |= int(State.READABLE)
         label = np.zeros(len(pages), np.uint64)

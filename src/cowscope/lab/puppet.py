@@ -169,7 +169,8 @@ class Puppet:
             self._set_up(Call.SIGACTION, number, self.tail_address, 0, 8, tail=tail)
         ignore = struct.pack("<QQQ", signal.SIG_IGN, 0, 0)
         self._set_up(Call.SIGACTION, signal.SIGCHLD, self.tail_address, 0, 8, tail=ignore)
-        self._set_up(Call.PRCTL, _PR_SET_THP_DISABLE, 0)
+        if self.troupe.small_pages:
+            self._set_up(Call.PRCTL, _PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
     def _set_up(self, number: int, *arguments: int, tail: bytes = b"") -> None:
         reply = self.do(number, *arguments, tail=tail)
@@ -192,8 +193,12 @@ class Puppet:
 class Troupe:
     """A template and the puppets that descend from it; a context manager that leaves no process behind."""
 
-    def __init__(self, cpu: int | None = None) -> None:
-        """Start the template on `cpu` (the last one allowed, if not given), and stay there, too."""
+    def __init__(self, cpu: int | None = None, *, small_pages: bool = True) -> None:
+        """Start the template on `cpu` (the last one allowed, if not given), and stay there, too.
+
+        With `small_pages` the kernel gives the puppets no huge pages, whatever its settings say.
+        """
+        self.small_pages = small_pages
         self._allowed = os.sched_getaffinity(0)
         self.cpu = max(self._allowed) if cpu is None else cpu
         os.sched_setaffinity(0, {self.cpu})

@@ -3,11 +3,8 @@
 Hypothesis draws lists of numbers (`chance` reads them as operations), and when one disagrees leaves draws out
 and makes numbers smaller for as long as it still does. A seed gives the same draws again; the kernel may differ.
 
-| kept out by rule | because |
-|---|---|
-| migration | the kernel moved pages during the scenario (pgmigrate_success rose): frame numbers changed by themselves |
-
-Everything else counts, even what does not recur. Not here: the operations (`chance`), the comparison.
+A disagreement is left out only by a rule that says why the kernel's answer was chance (`kernel.Stage.upset_since`);
+everything else counts, even what does not recur. Not here: the operations (`chance`), the comparison.
 """
 
 from __future__ import annotations
@@ -131,7 +128,7 @@ def once(
     check_laws: bool = False,
 ) -> None:
     """Compare the scenario that `draws` make. Raises `Disagreement`."""
-    chance, migrated = Chance(), stage.migrations()
+    chance, before = Chance(), stage.upsets()
     found.scenarios += 1
     with Lockstep(chance.scenario, stage, policy, check_laws=check_laws) as both:
         lines, step = list(chance.prologue), None
@@ -146,8 +143,8 @@ def once(
                     continue
                 _count(found, step)
                 if differences:
-                    if stage.migrations() != migrated:
-                        found.left_out["migration: the kernel moved pages"] += 1
+                    if upset := stage.upset_since(before):
+                        found.left_out[upset] += 1
                         return
                     raise Disagreement(Report(chance.scenario, both.operations, tuple(differences), step))
             if at == len(draws):

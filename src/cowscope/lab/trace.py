@@ -6,11 +6,11 @@ the kernel on its behalf) whose address the scenario owns, and allocations of pa
 | allocation found for the page | means |
 |---|---|
 | none | the page was there: reused, tracked, or mapped from the page cache |
-| with __GFP_ZERO | zero-filled |
+| with __GFP_ZERO, or of several pages | zero-filled |
 | without | copied |
 
 An allocation is known by its frame number: it is the one that the page has afterwards, so no order is guessed.
-Not here: large folios' orders (they show in the page's own flags).
+A folio of several pages is cleared after it was allocated, and never a copy: Linux copies page by page.
 """
 
 from __future__ import annotations
@@ -47,7 +47,15 @@ class Seen:
     """What one process did between two looks: its faults, and each allocated frame with "zeroed"."""
 
     faults: list[Fault]
-    allocated: dict[int, bool]
+    allocated: list[tuple[int, int, bool]]
+    """First frame, number of frames, whether zeroed."""
+
+    def zeroed(self, frame: int) -> bool | None:
+        """Whether `frame` was allocated with zeros; None if it was not allocated."""
+        for first, count, zeroed in self.allocated:
+            if first <= frame < first + count:
+                return zeroed
+        return None
 
 
 class Trace:
@@ -61,7 +69,7 @@ class Trace:
         try:
             for name in _FAULTS:
                 self._open(name, ("address", "error_code"), within, cpu)
-            self._open(_ALLOCATION, ("pfn", "gfp_flags"), _OF_USERS, cpu)
+            self._open(_ALLOCATION, ("pfn", "gfp_flags", "order"), _OF_USERS, cpu)
             self._ring = Ring(self._events[0], _RING_BYTES)
             for event in self._events[1:]:
                 event.output_to(self._events[0])
@@ -89,7 +97,7 @@ class Trace:
             event.close()
         self._events = []
 
-    def _open(self, name: tuple[str, str], fields: tuple[str, str], expression: str, cpu: int) -> None:
+    def _open(self, name: tuple[str, str], fields: tuple[str, ...], expression: str, cpu: int) -> None:
         event = tracefs.event(*name)
         if event is None:
             raise MissingRight(f"this kernel has no tracepoint {':'.join(name)}", "use x86-64 Linux")
@@ -107,7 +115,7 @@ class Trace:
 
     def take(self, pid: int) -> Seen:
         """What process `pid` did since the last look."""
-        seen = Seen([], {})
+        seen = Seen([], [])
         data = b"".join(self._ring.slices())
         self._ring.take(len(data))
         at = 0
@@ -123,11 +131,12 @@ class Trace:
     def _note(self, data: bytes, raw: int, seen: Seen) -> None:
         name, reader, order = self._fields[int.from_bytes(data[raw : raw + 2], "little")]
         values = reader.unpack_from(data, raw)
-        one, other = (values[i] for i in order)
+        told = [values[i] for i in order]
         if name == "mm_page_alloc":
-            seen.allocated[one] = bool(other & _GFP_ZERO)
+            frame, flags, size = told
+            seen.allocated.append((frame, 1 << size, bool(flags & _GFP_ZERO) or size > 0))
         else:
-            seen.faults.append(Fault(one, other))
+            seen.faults.append(Fault(*told))
 
 
 def _reader(fields: list[tracefs.TraceField]) -> tuple[struct.Struct, tuple[int, ...]]:
