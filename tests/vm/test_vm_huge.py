@@ -344,3 +344,34 @@ def test_batches_work_as_single_faults_do() -> None:
     outcomes = process.machine.write_faults(np.full(1024, process.space.id), pages).tolist()
     assert outcomes.count(Outcome.ZERO_FILLED) == 2
     assert rows(process) == 2
+
+
+def test_a_border_of_a_mapping_splits_a_huge_page() -> None:
+    """As the live kernel did: a child then gets the part that it may have, page by page."""
+    process = huge_process()
+    process.madvise(AT, 2 * PAGE, Advice.DONTFORK)
+    assert rows(process) == 0
+    child = process.fork()
+    assert child.pages(AT + 2 * PAGE, HUGE - 2 * PAGE).present.all()
+    assert write(process, 0) is Outcome.NO_FAULT
+
+
+def test_freeing_a_part_lazily_breaks_the_folio_up() -> None:
+    """As the live kernel did: pages that hold zeros become the zero page."""
+    process = huge_process()
+    process.store(AT + 5 * PAGE, b"kept")
+    process.madvise(AT, PAGE, Advice.FREE)
+    assert rows(process) == 0
+    assert process.machine.memory.frames.in_use == 2
+    assert not process.pages(AT, HUGE).large.any()
+    assert process.pages(AT, HUGE).zero.sum() == 510
+    assert (process.load(AT, 4), process.load(AT + 5 * PAGE, 4)) == (b"huge", b"kept")
+    assert write(process, 5) is Outcome.NO_FAULT
+
+
+def test_a_folio_that_a_child_maps_too_is_not_broken_up() -> None:
+    process = huge_process()
+    process.fork()
+    process.madvise(AT, PAGE, Advice.FREE)
+    assert process.pages(AT, HUGE).large.all()
+    check(process.machine)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cowscope.errors import InvalidArgument, NoMemory
-from cowscope.vm import BusError, Machine, Outcome, Process, Protection
+from cowscope.vm import Advice, BusError, Machine, Outcome, Process, Protection
 from cowscope.vm.hugetlb import GIGANTIC, HUGE
 from cowscope.vm.laws import check
 
@@ -143,3 +143,25 @@ def test_one_gigabyte_is_copied_whole_or_not_at_all() -> None:
     process.exit()
     check(process.machine)
     assert process.machine.memory.frames.in_use == 0
+
+
+def test_advice_about_a_part_of_a_huge_page_is_rounded_or_refused() -> None:
+    process = started()
+    at = process.mmap(2 * SIZE, RW, huge=HUGE)
+    process.store(at, b"x")
+    process.store(at + SIZE, b"y")
+    process.madvise(at, SIZE + PAGE, Advice.DONTNEED)
+    assert (process.load(at), process.load(at + SIZE)) == (b"\0", b"y")
+    for advice in (
+        Advice.FREE,
+        Advice.GUARD_INSTALL,
+        Advice.WIPEONFORK,
+        Advice.COLD,
+        Advice.PAGEOUT,
+        Advice.DOFORK,
+    ):
+        with pytest.raises(InvalidArgument):
+            process.madvise(at, SIZE, advice)
+    with pytest.raises(InvalidArgument):
+        process.madvise(at + PAGE, SIZE, Advice.DONTNEED)
+    check(process.machine)

@@ -3,7 +3,7 @@
 | advice | where | effect |
 |---|---|---|
 | DONTNEED | not locked | entries go, guard markers stay; the next read sees zeros, or the file |
-| FREE | private anonymous | entries become clean; contents stay until memory is short, which never comes here |
+| FREE | private anonymous, not locked | entries become clean; contents stay until memory is short, which never comes here |
 | REMOVE | shared, may become writable | the pages go from the page cache, and their entries everywhere |
 | DONTFORK, DOFORK | | a child gets no such mapping, or does again |
 | WIPEONFORK | private anonymous | a child gets the mapping empty |
@@ -13,8 +13,11 @@
 | MERGEABLE, UNMERGEABLE | private | marks the mapping; takes the mark away, and pages apart that were merged |
 | GUARD_INSTALL | not locked | entries go, every page gets a marker: accesses end in a signal |
 | GUARD_REMOVE | | markers go |
-| PAGEOUT | | private pages that only this entry maps go to swap, if there is any |
-| COLD, WILLNEED | | nothing |
+| PAGEOUT | not locked | private pages that only this entry maps go to swap, if there is any |
+| COLD | not locked | nothing |
+| WILLNEED | | nothing |
+
+hugetlb mappings take DONTNEED (of whole pages; the rest of the range is left), DONTFORK and POPULATE alone.
 
 Advice goes mapping by mapping. A gap is skipped, and the call fails in the end, all the rest done; a mapping
 that the advice does not fit ends the call, those before it done.
@@ -31,8 +34,10 @@ from enum import IntEnum
 import numpy as np
 
 from cowscope.errors import Forbidden, InvalidArgument, NoMemory
+from cowscope.vm import huge
 from cowscope.vm.calls import change, check_range, covering
-from cowscope.vm.entry import DIRTY, GUARD, without
+from cowscope.vm.entry import DIRTY, GUARD, frames_of, without
+from cowscope.vm.hugetlb import unit_of
 from cowscope.vm.mappings import MappingRecord
 from cowscope.vm.populate import populate_or_raise
 from cowscope.vm.reverse import punch
@@ -107,9 +112,11 @@ def madvise(space: AddressSpace, address: int, length: int, advice: Advice | int
 def _apply(space: AddressSpace, part: MappingRecord, advice: Advice) -> None:
     if advice in _FLAGS:
         clear, add = _FLAGS[advice]
-        if advice is Advice.WIPEONFORK and part.flags & _BACKED:
+        if advice is Advice.DOFORK and part.flags & MappingFlag.HUGETLB:
+            raise InvalidArgument("hugetlb mappings cannot be asked to be in a child again")
+        if advice is Advice.WIPEONFORK and part.flags & (_BACKED | MappingFlag.HUGETLB):
             raise InvalidArgument("only private anonymous memory can be wiped on fork")
-        if advice is Advice.MERGEABLE and part.flags & MappingFlag.SHARED:
+        if advice is Advice.MERGEABLE and part.flags & (MappingFlag.SHARED | MappingFlag.HUGETLB):
             return
         if advice is Advice.UNMERGEABLE:
             unmerge(space, part.start, part.end)
@@ -119,21 +126,37 @@ def _apply(space: AddressSpace, part: MappingRecord, advice: Advice) -> None:
 
 
 def _dont_need(space: AddressSpace, part: MappingRecord) -> None:
-    if part.flags & MappingFlag.LOCKED:
-        raise InvalidArgument("locked memory cannot be discarded")
-    space.discard(part.start, part.end - part.start, keep_guards=True)
+    unit = unit_of(part.flags)
+    if part.flags & MappingFlag.LOCKED or part.start % unit:
+        raise InvalidArgument("locked memory, and from the midst of a huge page, cannot be discarded")
+    space.discard(part.start, (part.end - part.start) // unit * unit, keep_guards=True)
+
+
+def _page_out(space: AddressSpace, part: MappingRecord) -> None:
+    _cool(space, part)
+    swap_out(space, part)
+
+
+def _cool(space: AddressSpace, part: MappingRecord) -> None:
+    if part.flags & (MappingFlag.LOCKED | MappingFlag.HUGETLB):
+        raise InvalidArgument("locked memory and hugetlb pages are never reclaimed")
 
 
 def _free(space: AddressSpace, part: MappingRecord) -> None:
-    if part.flags & _BACKED:
+    if part.flags & (_BACKED | MappingFlag.HUGETLB | MappingFlag.LOCKED):
         raise InvalidArgument("only private anonymous memory can be freed lazily")
     _, slots = space.table.occupied(part.start, part.end)
-    entries = space.memory.tables.entries
+    entries, folios = space.memory.tables.entries, space.memory.folios
     entries[slots] = without(entries[slots], DIRTY)
+    if folios:
+        for folio, count in folios.counted(frames_of(entries[slots])).items():
+            if count < len(folio.frames) and not folio.shared and not folios.is_held(folio):
+                huge.break_up(space, folio)
 
 
 def _remove(space: AddressSpace, part: MappingRecord) -> None:
-    if part.flags & MappingFlag.LOCKED or not part.object:
+    in_a_file = part.object or part.flags & MappingFlag.HUGETLB
+    if part.flags & MappingFlag.LOCKED or not in_a_file:
         raise InvalidArgument("only what lies in the page cache and is not locked can be removed")
     if not part.flags & MappingFlag.SHARED or part.flags & MappingFlag.NEVER_WRITE:
         raise Forbidden("only a shared mapping that may become writable may remove pages of its file")
@@ -141,8 +164,8 @@ def _remove(space: AddressSpace, part: MappingRecord) -> None:
 
 
 def _guard(space: AddressSpace, part: MappingRecord) -> None:
-    if part.flags & MappingFlag.LOCKED:
-        raise InvalidArgument("locked memory cannot be guarded")
+    if part.flags & (MappingFlag.LOCKED | MappingFlag.HUGETLB):
+        raise InvalidArgument("locked memory and hugetlb pages cannot be guarded")
     pages = np.arange(part.start, part.end)
     space.mappings.note_guard(part.start)
     if not part.flags & _BACKED:
@@ -164,7 +187,8 @@ _ACTIONS: dict[Advice, Callable[[AddressSpace, MappingRecord], None]] = {
     Advice.DONTNEED: _dont_need,
     Advice.FREE: _free,
     Advice.REMOVE: _remove,
-    Advice.PAGEOUT: swap_out,
+    Advice.COLD: _cool,
+    Advice.PAGEOUT: _page_out,
     Advice.GUARD_INSTALL: _guard,
     Advice.GUARD_REMOVE: _unguard,
 }

@@ -130,17 +130,18 @@ class Folios:
 
     def mapped(self, space: int, frames: Ints) -> None:
         """One more entry of `space` for each of `frames`."""
-        for folio, count in self._counted(frames).items():
+        for folio, count in self.counted(frames).items():
             folio.add(space, count)
 
     def unmapped(self, space: int, frames: Ints) -> None:
         """One entry of `space` less for each of `frames`; `settle` frees folios that nothing maps then."""
-        for folio, count in self._counted(frames).items():
+        for folio, count in self.counted(frames).items():
             folio.remove(space, count)
             if not folio.large_map_count:
                 self._doomed.append(folio)
 
-    def _counted(self, frames: Ints) -> dict[Folio, int]:
+    def counted(self, frames: Ints) -> dict[Folio, int]:
+        """How many of `frames` are part of each folio."""
         counts: dict[Folio, int] = {}
         if self._of:
             for frame in frames.tolist():
@@ -153,12 +154,16 @@ class Folios:
         """Free the folios that nothing maps any more, once map counts are right."""
         for folio in self._doomed:
             if not folio.large_map_count and int(folio.frames[0]) in self._of:
-                for frame in folio.frames.tolist():
-                    del self._of[frame]
-                self._frames.forget(folio.frames)
+                self.forget(folio)
                 if folio.pool is not None:
                     folio.pool.free += 1
         self._doomed.clear()
+
+    def forget(self, folio: Folio) -> None:
+        """Its pages are on their own from now on; those that nobody maps are freed."""
+        for frame in folio.frames.tolist():
+            del self._of[frame]
+        self._frames.forget(folio.frames)
 
     def is_held(self, folio: Folio) -> bool:
         """Whether somebody outside refers to any page of it."""

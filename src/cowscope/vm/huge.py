@@ -12,7 +12,8 @@ A huge page that one entry of the last but one level maps is kept here as a leaf
 | write to a read-only huge row, nobody else maps or holds the folio | all of it writable and exclusive, one fault |
 | likewise, but exclusive | all of it writable |
 | else | the row falls apart: 512 entries; then the one page goes the way of any page of a folio |
-| unmap, protect, discard, move of a part | the row falls apart; entries stay as they are |
+| unmap, protect, discard, move of a part, a mapping's border in it | the row falls apart; entries stay as they are |
+| MADV_FREE of a part, nobody else maps any of it | the folio falls apart: small pages, zero pages for empty ones |
 | fork | the child gets a huge row |
 
 Source: `do_huge_pmd_anonymous_page`, `do_huge_pmd_wp_page`, `__split_huge_pmd`, `alloc_anon_folio`, `copy_huge_pmd`.
@@ -25,12 +26,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cowscope.vm.columns import Ints
+from cowscope.vm.columns import Bools, Ints
 from cowscope.vm.entry import OWNED, READ, WRITABLE, entries_for, frames_of
+from cowscope.vm.folios import Folio
 from cowscope.vm.rules import FrameFlag, MappingFlag, Outcome
 from cowscope.vm.tables import LEAF_MASK, LEAF_SHIFT, LEAF_SIZE
 
 if TYPE_CHECKING:
+    from cowscope.vm.memory import Memory
     from cowscope.vm.spaces import AddressSpace
 
 HUGE_ORDER = LEAF_SHIFT
@@ -135,6 +138,24 @@ def split(space: AddressSpace, row: int) -> None:
         folio.add(space.id, LEAF_SIZE - 1)
 
 
+def break_up(space: AddressSpace, folio: Folio) -> None:
+    """Let the pages of a folio that `space` alone maps be small ones (`split_folio`).
+
+    Pages that nobody maps are freed; pages that hold nothing but zeros become the zero page.
+    """
+    memory = space.memory
+    slots = space.table.occupied()[1]
+    here = np.isin(frames_of(memory.tables.entries[slots]), folio.frames)
+    slots = slots[here]
+    for row in memory.tables.huge.intersection(np.unique(slots >> LEAF_SHIFT).tolist()):
+        split(space, row)
+    memory.folios.forget(folio)
+    frames = frames_of(memory.tables.entries[slots])
+    empty = np.array([not any(memory.frames.contents.get(frame, b"")) for frame in frames.tolist()])
+    memory.tables.entries[slots[empty]] = READ
+    memory.frames.unmap(frames[empty])
+
+
 def before_change(space: AddressSpace, slots: Ints) -> None:
     """Split the huge rows that a change of the entries in `slots` (no repeats) hits in part."""
     huge = space.memory.tables.huge
@@ -177,3 +198,12 @@ def shared_by_fork(
         keep = ~of_row
         frames, rows, theirs = frames[keep], rows[keep], theirs[keep]
     memory.folios.mapped(child.id, frames)
+
+
+def is_large(memory: Memory, slots: Ints, frames: Ints) -> Bools:
+    """True where the entry in a slot names a page of a large folio, or of the huge zero page."""
+    if not memory.folios and not memory.tables.huge:
+        return np.zeros(len(slots), np.bool_)
+    large: Bools = np.isin(frames, memory.folios.members())
+    large |= np.isin(slots >> LEAF_SHIFT, list(memory.tables.huge))
+    return large

@@ -395,7 +395,8 @@ class AddressSpace:
     def page_states(self, pages: Ints) -> PageStates:
         """The state of each of `pages`."""
         frames = self.memory.frames
-        entries = self.memory.tables.entries[self.table.slots(pages)]
+        slots = self.table.slots(pages)
+        entries = self.memory.tables.entries[slots]
         present = (entries & PRESENT) != 0
         numbers = np.where(present, frames_of(entries), 0)
         flags = np.where(present, frames.flags[numbers], np.uint8(0))
@@ -410,6 +411,7 @@ class AddressSpace:
             guard=(entries & GUARD) != 0,
             swapped=(entries & SWAP) != 0,
             frame=numbers,
+            large=huge.is_large(self.memory, slots, numbers),
         )
 
     def clear(self) -> Dropped:

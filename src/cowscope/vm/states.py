@@ -52,3 +52,5 @@ class PageStates:
     guard: Bools
     swapped: Bools
     frame: Ints
+    large: Bools
+    """The page is part of a large folio, or of the huge zero page."""
