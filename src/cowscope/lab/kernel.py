@@ -163,6 +163,8 @@ class Kernel:
             raise NotChecked("this machine has no free hugetlb pages (sysctl vm.nr_hugepages=32 gives some)")
         if isinstance(step, Madvise) and step.advice is Advice.HUGEPAGE and not self.stage.thp:
             raise NotChecked("huge pages are not set to madvise on this machine")
+        if isinstance(step, Madvise) and step.advice is Advice.HUGEPAGE and not self.sight.frames:
+            raise NotChecked("pagemap alone shows the map count of a huge page's first page for all of it")
 
     def do(self, line: Line, pages: Ints, before: dict[str, View]) -> tuple[Result, dict[str, View]]:
         """Do one step; say what came of it, and what there is to see afterwards at `pages`.
