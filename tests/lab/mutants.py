@@ -31,6 +31,7 @@ from cowscope.vm import (
     reverse,
     rules,
 )
+from cowscope.vm.architecture import Architecture
 from cowscope.vm.columns import Bools, Ints
 from cowscope.vm.entry import PRESENT, USER, WRITABLE, without
 from cowscope.vm.frames import Frames
@@ -190,8 +191,16 @@ MUTANTS = (
         "R2.1: a copy has no contents",
         _of(Frames, "copy_contents", lambda *a: None),
     ),
-    Mutant("no-fault-around", "R4.1: a read maps one page", _of(file_faults, "WINDOW", 1)),
-    Mutant("narrow-fault-around", "R4.1: the window has 4 pages", _of(file_faults, "WINDOW", 4)),
+    Mutant(
+        "no-fault-around",
+        "R4.1: a read maps one page",
+        _of(Architecture, "fault_around", property(lambda self: 1)),
+    ),
+    Mutant(
+        "narrow-fault-around",
+        "R4.1: the window has 4 pages",
+        _of(Architecture, "fault_around", property(lambda self: 4)),
+    ),
     Mutant(
         "shared-read-only",
         "R4.2: a read maps shared memory read-only",
