@@ -10,7 +10,7 @@ import random
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -108,8 +108,8 @@ _copy_to_user = kernel_access.copy_to_user
 
 
 def _takes_read_only(self: AddressSpace, start: int, end: int) -> Any:
-    pages, entries = _take(self, start, end)
-    return pages, without(entries, WRITABLE)
+    taken = _take(self, start, end)
+    return replace(taken, entries=without(taken.entries, WRITABLE))
 
 
 _take = AddressSpace.take

@@ -213,6 +213,25 @@ def test_a_moved_half_still_shows_its_part_of_the_file(process: Process) -> None
     assert borders(process) == [(0, 2), (16, 18)]
 
 
+def test_a_move_to_a_given_place_takes_all_mappings_of_the_range(process: Process) -> None:
+    """Linux 6.17: with the gap between them; but the range must begin with one."""
+    put(process, 0, 2)
+    put(process, 3, 1, R, shared=True)
+    process.store(AT + PAGE, b"first")
+    process.mremap(AT + PAGE, 3 * PAGE, 3 * PAGE, new_address=AT + 20 * PAGE)
+    assert borders(process) == [(0, 1), (20, 21), (22, 23)]
+    assert process.load(AT + 20 * PAGE, 5) == b"first"
+    with pytest.raises(BadAddress):
+        process.mremap(AT + 21 * PAGE, 2 * PAGE, 2 * PAGE, new_address=AT + 40 * PAGE)
+
+
+def test_shrinking_unmaps_whatever_lies_in_the_tail(process: Process) -> None:
+    put(process, 0, 2)
+    put(process, 2, 2, R)
+    process.mremap(AT, 6 * PAGE, PAGE)
+    assert borders(process) == [(0, 1)]
+
+
 # --- heap and stack ---
 
 

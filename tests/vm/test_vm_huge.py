@@ -375,3 +375,12 @@ def test_a_folio_that_a_child_maps_too_is_not_broken_up() -> None:
     process.madvise(AT, PAGE, Advice.FREE)
     assert process.pages(AT, HUGE).large.all()
     check(process.machine)
+
+
+@pytest.mark.parametrize(("distance", "kept"), [(8 * HUGE, 1), (8 * HUGE + PAGE, 0)])
+def test_a_huge_page_that_moves_by_whole_huge_pages_stays_one(distance: int, kept: int) -> None:
+    process = huge_process()
+    process.mremap(AT, HUGE, HUGE, new_address=AT + distance)
+    assert rows(process) == kept
+    assert process.load(AT + distance, 4) == b"huge"
+    assert process.machine.memory.folios.every()[0].large_map_count == (1 if kept else 512)

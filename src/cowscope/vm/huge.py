@@ -173,6 +173,30 @@ def split_at(space: AddressSpace, page: int) -> None:
         split(space, row)
 
 
+def taken(space: AddressSpace, slots: Ints) -> tuple[int, ...]:
+    """The numbers of the leaf tables among those of `slots` that are huge rows; they are none any more."""
+    huge = space.memory.tables.huge
+    if not huge:
+        return ()
+    rows = huge.intersection(np.unique(slots >> LEAF_SHIFT).tolist())
+    huge -= rows
+    return tuple(number for number, row in space.table.leaves.items() if row in rows)
+
+
+def given(space: AddressSpace, leaves: tuple[int, ...], shift: int) -> None:
+    """Huge rows were moved by `shift` pages: they stay huge if that is a multiple of theirs (`move_huge_pmd`)."""
+    memory = space.memory
+    for number in leaves:
+        page = (number << LEAF_SHIFT) + shift
+        row = space.table.leaves[page >> LEAF_SHIFT]
+        if not page & LEAF_MASK:
+            memory.tables.huge.add(row)
+        else:
+            folio = memory.folios.of(int(frames_of(memory.tables.entries[[space.table.slot(page)]])[0]))
+            if folio is not None:
+                folio.add(space.id, LEAF_SIZE - 1)
+
+
 def dropped(space: AddressSpace, slots: Ints, frames: Ints) -> None:
     """Tell the folios that `space` drops the entries in `slots`, which name `frames`; huge rows go whole."""
     memory = space.memory

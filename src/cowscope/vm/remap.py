@@ -2,8 +2,9 @@
 
 | asked for | effect |
 |---|---|
-| shorter | the tail is unmapped |
+| shorter | the tail is unmapped, whatever lies there |
 | longer, room behind | the mapping grows, and may meet its next neighbour |
+| a given place, the old length | all mappings of the range move there, gaps between them and all |
 | longer, no room, or a given place | all moves: mapping, entries (unchanged: same frames, W, marks), history |
 | MREMAP_DONTUNMAP | as a move, but the old mapping stays, empty and unlocked; moved whole, it has no `anon_vma` left |
 | old length 0, shared | a second mapping of the same object |
@@ -11,8 +12,8 @@
 What moves keeps its place in its backing (private memory that was never written takes the new address for one),
 and is merged with its neighbours there.
 
-Source: `do_mremap`, `check_mremap_params`, `expand_vma_in_place`, `move_vma`, `copy_vma`, `move_page_tables`.
-Not modelled: several mappings moved by one call (Linux 6.17), limits.
+Source: `do_mremap`, `check_mremap_params`, `remap_move`, `expand_vma_in_place`, `move_vma`, `copy_vma`, `move_page_tables`.
+Not modelled: hugetlb, limits.
 """
 
 from __future__ import annotations
@@ -48,13 +49,17 @@ def mremap(
     old, new = space.layout.pages(old_length), space.layout.pages(new_length)
     _check(space, address, old_length, new_length, new_address, may_move, dont_unmap)
     start = address >> space.layout.page_shift
+    if new_address is not None and old == new:
+        _move_all(space, start, start + old, new_address >> space.layout.page_shift, dont_unmap)
+        return new_address
+    if new_address is None and not dont_unmap and new <= old:
+        _record(space, start, 1)
+        if new < old:
+            space.unmap(start + new, old - new)
+        return address
     record = _record(space, start, old)
     to = None if new_address is None else new_address >> space.layout.page_shift
     if new_address is None and not dont_unmap and old:
-        if new < old:
-            space.unmap(start + new, old - new)
-        if new <= old:
-            return address
         if _grown_in_place(space, record, start + old, new - old):
             return address
     if not may_move:
@@ -101,7 +106,26 @@ def _record(space: AddressSpace, start: int, n_pages: int) -> MappingRecord:
         raise BadAddress(f"no single mapping holds {n_pages} pages at {start << space.layout.page_shift:#x}")
     if not n_pages and not found[0].flags & MappingFlag.SHARED:
         raise InvalidArgument("only shared memory can be mapped a second time")
+    _refuse_hugetlb(found[0])
     return found[0]
+
+
+def _move_all(space: AddressSpace, start: int, end: int, to: int, dont_unmap: bool) -> None:
+    """Move every mapping between two pages, gaps and all; there must be one at `start`."""
+    parts = space.mappings.clipped(start, end)
+    if not parts or parts[0].start != start:
+        raise BadAddress(f"nothing is mapped at {start << space.layout.page_shift:#x}")
+    for part in parts:
+        _refuse_hugetlb(part)
+    for part in parts:
+        there, n_pages = part.start - start + to, part.end - part.start
+        space.unmap(there, n_pages)
+        _move(space, part.start, n_pages, n_pages, there, dont_unmap)
+
+
+def _refuse_hugetlb(record: MappingRecord) -> None:
+    if record.flags & MappingFlag.HUGETLB:
+        raise InvalidArgument("mremap of hugetlb pages is not modelled")
 
 
 def _grown_in_place(space: AddressSpace, record: MappingRecord, end: int, more: int) -> bool:
@@ -124,9 +148,9 @@ def _move(space: AddressSpace, start: int, old: int, new: int, to: int, dont_unm
     offset = record.offset
     if not record.flags & _BACKED and not record.anon_vma:
         offset = to
-    entries = space.take(start, start + old)
+    taken = space.take(start, start + old)
     space.insert(replace(record, start=to, end=to + new, offset=offset))
-    space.give(to - start, *entries)
+    space.give(to - start, taken)
     if not old or dont_unmap:
         if old and whole:
             space.mappings.forget_anon_vma(start, start + old)

@@ -45,8 +45,8 @@ from cowscope.vm.layout import Layout
 from cowscope.vm.mappings import MappingRecord, Mappings
 from cowscope.vm.memory import Memory
 from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, Kind, MappingFlag, Protection
-from cowscope.vm.states import Dropped, PageStates
-from cowscope.vm.tables import END_OF_SPACE, LEAF_SHIFT, SparseTable
+from cowscope.vm.states import Dropped, PageStates, Taken
+from cowscope.vm.tables import END_OF_SPACE, SparseTable
 
 _WRITE = int(MappingFlag.WRITE)
 _SHARED = int(MappingFlag.SHARED)
@@ -238,32 +238,31 @@ class AddressSpace:
         end, shift = start_page + n_pages, to_page - start_page
         dropped = self.unmap(to_page, n_pages)
         records = self.mappings.clipped(start_page, end)
-        entries = self.take(start_page, end)
+        taken = self.take(start_page, end)
         self.mappings.remove(start_page, end)
         for record in records:
             self.mappings.insert(replace(record, start=record.start + shift, end=record.end + shift))
-        self.give(shift, *entries)
+        self.give(shift, taken)
         return dropped
 
-    def take(self, start: int, end: int) -> tuple[Ints, Entries]:
-        """Take the entries of the pages `start` to before `end` out of the table: the pages, their entries."""
+    def take(self, start: int, end: int) -> Taken:
+        """Take the entries of the pages `start` to before `end` out of the table."""
         pages, slots = self.table.occupied(start, end)
         huge.before_change(self, slots)
-        whole = self.memory.tables.huge.intersection(np.unique(slots >> LEAF_SHIFT).tolist())
-        for row in whole:
-            huge.split(self, row)
+        whole = huge.taken(self, slots)
         entries = self.memory.tables.entries[slots]
         self.memory.tables.entries[slots] = 0
         self.memory.tlb.flush(len(pages), n_cpus=len(self.cpus))
         if pages.size:
             self.table.prune(start, end)
-        return pages, entries
+        return Taken(pages, entries, whole)
 
-    def give(self, shift: int, pages: Ints, entries: Entries) -> None:
+    def give(self, shift: int, taken: Taken) -> None:
         """Put what `take` took `shift` pages further, where no entry is."""
-        if pages.size:
-            slots = self.table.slots(pages + shift, create=True)  # first: it may replace the pool
-            self.memory.tables.entries[slots] = entries
+        if taken.pages.size:
+            slots = self.table.slots(taken.pages + shift, create=True)  # first: it may replace the pool
+            self.memory.tables.entries[slots] = taken.entries
+            huge.given(self, taken.huge_leaves, shift)
 
     def zap(self, pages: Ints) -> Dropped:
         """Drop the entries of `pages`, in any order, and keep the mappings; says what that dropped."""

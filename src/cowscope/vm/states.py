@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 
-from cowscope.vm.columns import Bools, Counts, Ints
+from cowscope.vm.columns import Bools, Counts, Entries, Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +54,12 @@ class PageStates:
     frame: Ints
     large: Bools
     """The page is part of a large folio, or of the huge zero page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Entries on their way from one place to another; `huge_leaves` numbers the leaf tables that were huge rows."""
+
+    pages: Ints
+    entries: Entries
+    huge_leaves: tuple[int, ...]
