@@ -2,7 +2,7 @@
 
 | asked for | effect |
 |---|---|
-| shorter | the tail is unmapped, whatever lies there |
+| shorter | the tail is unmapped, whatever lies there; then the rest as for its length |
 | longer, room behind | the mapping grows, and may meet its next neighbour |
 | a given place, the old length | all mappings of the range move there, gaps between them and all |
 | longer, no room, or a given place | all moves: mapping, entries (unchanged: same frames, W, marks), history |
@@ -52,24 +52,25 @@ def mremap(
     if new_address is not None and old == new:
         _move_all(space, start, start + old, new_address >> space.layout.page_shift, dont_unmap)
         return new_address
-    if new_address is None and not dont_unmap and new <= old:
+    if new < old:
         _record(space, start, 1)
-        if new < old:
-            space.unmap(start + new, old - new)
+        space.unmap(start + new, old - new)
+        old = new
+    stays = new_address is None and not dont_unmap
+    if stays and old == new:
+        _record(space, start, 1)
         return address
     record = _record(space, start, old)
-    to = None if new_address is None else new_address >> space.layout.page_shift
-    if new_address is None and not dont_unmap and old:
-        if _grown_in_place(space, record, start + old, new - old):
-            return address
+    if stays and old and _grown_in_place(space, record, start + old, new - old):
+        return address
     if not may_move:
         raise NoMemory(f"no room for {new} pages at {address:#x}, and it may not move")
-    if to is None:
+    if new_address is None:
         to = choose(space, 0, new, anonymous=not record.flags & _BACKED)
-    if old > new:
-        space.unmap(start + new, old - new)
+    else:
+        to = new_address >> space.layout.page_shift
     space.unmap(to, new)
-    _move(space, start, min(old, new), new, to, dont_unmap)
+    _move(space, start, old, new, to, dont_unmap)
     return to << space.layout.page_shift
 
 
