@@ -9,6 +9,7 @@ PAGE_SIZE = 1 << PAGE_SHIFT
 """Bytes in a base page, the unit in which the kernel copies (x86-64)."""
 
 NS_PER_S = 1_000_000_000
+NS_PER_US = 1_000
 """Nanoseconds in a second; every time in a recording is in nanoseconds of CLOCK_MONOTONIC."""
 
 _MULTIPLES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")

@@ -142,3 +142,12 @@ def test_a_plain_user_compares_what_there_is_to_see(root: None) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not compared: frames" in done.stdout
     assert "not compared: faults" in done.stdout
+
+
+def test_the_live_kernel_tells_the_same_story(root: None) -> None:
+    """At every step of what `cowscope explain` tells."""
+    command = [sys.executable, "-m", "cowscope", "explain", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    for chapter in json.loads(done.stdout)["chapters"]:
+        assert chapter["kernel"]["agrees"], chapter["kernel"]["differences"]
+        assert chapter["kernel"]["outcome"] == chapter["outcome"]

@@ -29,6 +29,7 @@ COMMANDS = {
     "show": "say what a recording holds",
     "recover": "finish the recording of a recorder that died",
     "dump": "print a table of a recording",
+    "explain": "tell by example what a fork shares and what it copies",
     "check": "compare the vm with the live kernel, page by page",
     "doctor": "say what this machine and user allow",
     "completion": "print the shell completion script",

@@ -27,6 +27,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from types import TracebackType
 
 from cowscope.errors import CowscopeError, MissingRight
@@ -137,6 +138,8 @@ class Kernel:
         """No puppet yet."""
         self.scenario, self.stage, self.sight = scenario, stage, stage.sight
         self.puppets: dict[str, Puppet] = {}
+        self.spent_ns = 0
+        """Time of the last command, both trips through the pipes included."""
         self._files = {_SCRATCH: os.memfd_create("cowscope-read")}
         self._pagemaps: dict[str, int] = {}
         self._opened: dict[str, dict[str, int]] = {}
@@ -178,7 +181,9 @@ class Kernel:
             self._make(step)
             return Result("ok"), self.views(pages)
         puppet = self.puppets.get(step.process)
+        began = time.perf_counter_ns()
         reply = self._play(step, puppet)
+        self.spent_ns = time.perf_counter_ns() - began
         seen = self._seen(puppet)
         self._look_at_maps(step)
         views = self.views(pages)

@@ -79,9 +79,15 @@ def prepared(text: str, name: str, backing: str) -> Scenario:
     return parse(_PREPARE.sub(begin, text), f"{name}, {backing}")
 
 
+def story() -> Scenario:
+    """The one that `cowscope explain` tells: what fork shares, and what is copied after all."""
+    path = files("cowscope.lab") / "scenarios" / "story.cow"
+    return parse(path.read_text(encoding="utf-8"), "story")
+
+
 def shipped() -> list[Scenario]:
     """All of them."""
-    return [*rules(), *matrix()]
+    return [story(), *rules(), *matrix()]
 
 
 def _texts(kind: str) -> Iterator[tuple[str, str]]:

@@ -115,7 +115,7 @@ def play(
     last, before = None, stage.upsets()
     with Lockstep(known, stage, policy, check_laws=check_laws) as both:
         for line in scenario:
-            known.add(line.step, expected=line.expected, number=line.number)
+            known.add(line.step, expected=line.expected, number=line.number, said=line.said)
             try:
                 last, found = both.do(line)
             except NotChecked as missing:

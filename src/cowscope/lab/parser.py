@@ -9,8 +9,10 @@
     P write FILE[i] "bytes"                   … each with [-> OUTCOME]
 
 P and Q are processes: names that begin with a capital letter. RANGE is NAME, NAME[i] or NAME[i..j]. The comment
-before the first line is the sentence that the scenario shows. A mistake raises `BadScenario` with file, line,
-column and what was expected. Not here: what a step means, and whether it can be taken (`scenario`).
+before the first line, up to an empty line, is the sentence that the scenario shows; one before a later line
+tells that step's story. A mistake raises `BadScenario` with file, line, column and what was expected.
+
+Not here: what a step means, and whether it can be taken (`scenario`).
 """
 
 from __future__ import annotations
@@ -83,11 +85,16 @@ def parse(text: str, name: str = "scenario") -> Scenario:
 madvise, mmap, mprotect, mremap, munmap, read, start, store, truncate, write
     """
     lines = text.splitlines()
-    scenario = Scenario(_sentence(lines), name)
+    sentence, head = _sentence(lines)
+    scenario = Scenario(sentence, name)
+    said: list[str] = []
     for number, line in enumerate(lines, 1):
+        if number > head and line.lstrip().startswith("#"):
+            said.append(line.strip().lstrip("#").strip())
         words = [_Word(m[0], m.start() + 1) for m in _TOKEN.finditer(line) if not m[0].startswith("#")]
         if words:
-            _Line(scenario, number, words, len(line.rstrip()) + 1).take()
+            _Line(scenario, number, words, len(line.rstrip()) + 1).take(" ".join(said))
+            said = []
     if not scenario.lines:
         raise BadScenario(name, len(lines) + 1, 1, "nothing happens", "a line like: A start")
     return scenario
@@ -101,17 +108,15 @@ def parse_file(path: Path) -> Scenario:
         raise BadScenario(str(path), 1, 1, f"byte {error.start} is no text", "UTF-8") from error
 
 
-def _sentence(lines: list[str]) -> str:
-    """The comment before the first line that does something."""
+def _sentence(lines: list[str]) -> tuple[str, int]:
+    """The comment before the first line that does something, up to an empty line; and how many lines it takes."""
     said: list[str] = []
-    for line in lines:
-        if line.strip() and not line.lstrip().startswith("#"):
-            break
-        if line.strip():
+    for number, line in enumerate(lines):
+        if line.strip().startswith("#"):
             said.append(line.strip().lstrip("#").strip())
-        elif said:
-            break
-    return "\n".join(said)
+        elif line.strip() or said:
+            return "\n".join(said), number
+    return "\n".join(said), len(lines)
 
 
 class _Line:
@@ -121,14 +126,14 @@ class _Line:
         self.scenario, self.number, self.words, self.end = scenario, number, words, end
         self.at = 0
 
-    def take(self) -> None:
-        """Add the step that the line means to the scenario."""
+    def take(self, said: str) -> None:
+        """Add the step that the line means to the scenario; `said` is the comment before it."""
         step = self._step()
         expected = self._expected()
         if self.at < len(self.words):
             self._fail(f"{self._peek()} is too much", "the end of the line, or -> and an outcome")
         try:
-            self.scenario.add(step, expected=expected, number=self.number)
+            self.scenario.add(step, expected=expected, number=self.number, said=said)
         except ScenarioError as error:
             column = next((w.column for w in self.words if error.word and w.text.startswith(error.word)), 1)
             raise self._bad(column, error.problem, error.expected) from error

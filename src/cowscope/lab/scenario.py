@@ -74,11 +74,12 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A step, what should come of it (or None), and its number in the text it came from (or 0)."""
+    """A step, what should come of it (or None), its number in the text it came from (or 0), the comment before it."""
 
     step: Step
     expected: str | None = None
     number: int = 0
+    said: str = ""
 
     def __str__(self) -> str:
         """As text, without the number."""
@@ -121,10 +122,10 @@ class Scenario:
         """The lines, in order."""
         return iter(self.lines)
 
-    def add(self, step: Step, *, expected: str | None = None, number: int = 0) -> None:
+    def add(self, step: Step, *, expected: str | None = None, number: int = 0, said: str = "") -> None:
         """Take one more step. Raises `ScenarioError`, and is then as before."""
         self._check(step)
-        self.lines.append(Line(step, expected, number))
+        self.lines.append(Line(step, expected, number, said))
 
     def page(self, at: Range) -> int:
         """The number of the first page of `at`.
