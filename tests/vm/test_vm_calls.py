@@ -225,6 +225,18 @@ def test_a_move_to_a_given_place_takes_all_mappings_of_the_range(process: Proces
         process.mremap(AT + 21 * PAGE, 2 * PAGE, 2 * PAGE, new_address=AT + 40 * PAGE)
 
 
+def test_what_moves_merges_before_the_old_place_is_unmapped(process: Process) -> None:
+    """Found on the live kernel: page 0, never written, shares the `anon_vma` of page 5 through page 4 for a moment."""
+    put(process, 0, 6)
+    process.store(AT, b"x")
+    process.mremap(AT, PAGE, PAGE, new_address=AT + 4 * PAGE)
+    put(process, 0, 4)
+    process.mremap(AT + PAGE, PAGE, PAGE, new_address=AT + 4 * PAGE)
+    process.load(AT)
+    assert borders(process) == [(0, 1), (2, 6)]
+    assert process.fork().pages(AT, PAGE).zero.all()
+
+
 def test_shrinking_unmaps_whatever_lies_in_the_tail(process: Process) -> None:
     put(process, 0, 2)
     put(process, 2, 2, R)

@@ -10,7 +10,7 @@
 | old length 0, shared | a second mapping of the same object |
 
 What moves keeps its place in its backing (private memory that was never written takes the new address for one),
-and is merged with its neighbours there.
+and is merged with its neighbours there while the old place is still mapped, even with that.
 
 Source: `do_mremap`, `check_mremap_params`, `remap_move`, `expand_vma_in_place`, `move_vma`, `copy_vma`, `move_page_tables`.
 Not modelled: hugetlb, limits.
@@ -152,12 +152,13 @@ def _move(space: AddressSpace, start: int, old: int, new: int, to: int, dont_unm
     taken = space.take(start, start + old)
     space.insert(replace(record, start=to, end=to + new, offset=offset))
     space.give(to - start, taken)
-    if not old or dont_unmap:
-        if old and whole:
-            space.mappings.forget_anon_vma(start, start + old)
-        space.mappings.update(start, start + old, clear=_LOCKED * bool(old))
-    else:
-        space.unmap(start, old)
     merge(space.mappings, to)
+    if old and dont_unmap:
+        merged_with_itself = len(set(space.mappings.lookup(np.array([start, to])).tolist())) == 1
+        if whole and not merged_with_itself:
+            space.mappings.forget_anon_vma(start, start + old)
+        space.mappings.update(start, start + old, clear=_LOCKED)
+    elif old:
+        space.unmap(start, old)
     if record.flags & _LOCKED:
         populate(space, to, to + new)
