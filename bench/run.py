@@ -42,7 +42,7 @@ def main() -> None:
         print(json.dumps(verdicts_alone(Path(sys.argv[2]))))
         return
     with tempfile.TemporaryDirectory(prefix="cowscope-bench-") as name:
-        rows = [row for part in (worst_case, prefork, verdicts, start) for row in part(Path(name))]
+        rows = [row for part in (worst_case, prefork, verdicts, vm, start) for row in part(Path(name))]
     table = Table(title="cowscope against its peers, medians of this run")
     for column in ("what", "cowscope", "peer", "ratio", "promised"):
         table.add_column(column, justify="left" if column == "what" else "right")
@@ -161,6 +161,42 @@ def verdicts_alone(recording: Path) -> dict[str, float]:
     faults = len(replayed.verdict)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     return {"faults": faults, "seconds": spent, "bytes_per_fault": grown / faults}
+
+
+def vm(_: Path) -> list[Row]:
+    """The system itself: its fork beside the live kernel's, its faults, and what it costs to map much."""
+    ours, kernel = measured("fork-model", 64), measured("fork-kernel", 1)
+    rows = [
+        Row(
+            "vm: fork of 64 GiB in 4 KiB pages, per GiB",
+            milliseconds(ours),
+            f"{milliseconds(kernel)} (os.fork, 1 GiB)",
+            f"{statistics.median(ours) / statistics.median(kernel):.2f}",
+            "< 1",
+        )
+    ]
+    for what, rate in zip(("zero-filled", "copied", "reused"), measured("batches"), strict=True):
+        rows.append(Row(f"  pages {what} in batches", f"{rate / 1e6:.1f} M/s", "", "", "≥ 10 M/s"))
+    store, load = measured("lone")
+    rows.append(Row("  a store that traps, copies, starts again", f"{store * 1e6:.1f} µs", "", "", "≤ 30 µs"))
+    rows.append(Row("  a load that hits", f"{load * 1e6:.1f} µs", "", "", "≤ 3 µs"))
+    for mapped in (1, 32, 1024):
+        name = f"  fork of 1 GiB touched, {mapped:,} GiB mapped"
+        rows.append(Row(name, milliseconds(measured("fork-model", 1, mapped)), "", "", "flat"))
+    return rows
+
+
+def measured(what: str, *arguments: int) -> list[float]:
+    """The numbers that `vm_rows.py` prints, from a process of its own."""
+    command = [sys.executable, str(HERE / "vm_rows.py"), what, *map(str, arguments)]
+    return [
+        float(line)
+        for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    ]
+
+
+def milliseconds(times: list[float]) -> str:
+    return f"{statistics.median(times) * 1e3:.2f} ms ({min(times) * 1e3:.2f}-{max(times) * 1e3:.2f})"
 
 
 def start(_: Path) -> list[Row]:
