@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 CHUNK = 1 << 16
 _TIME_BITS = CHUNK.bit_length()
 
+_REUSED_OR_COPIED = (np.array(Outcome.REUSED, np.int8), np.array(Outcome.COPIED, np.int8))
 _FILLS = np.zeros(16, np.bool_)
 _FILLS[[Outcome.COPIED, Outcome.ZERO_FILLED, Outcome.COPIED_FROM_FILE]] = True
 _KEEPS = np.zeros(16, np.bool_)
@@ -400,7 +401,7 @@ def _decide(memory: Memory, found: _Located, asked: Ints, decided: Outcomes | No
         memory.frames.mark(frames[reuse & (counts > 1)], FrameFlag.DISPUTED)
     if reuse.any():
         memory.frames.mark(frames[reuse & (counts == 1)], FrameFlag.EXCLUSIVE)
-    return np.where(reuse, np.int8(_REUSED), np.int8(_COPIED))
+    return np.where(reuse, *_REUSED_OR_COPIED)
 
 
 def _left_earlier(frames: Ints, time: Ints, leaves: Bools | None) -> Counts:
@@ -429,18 +430,17 @@ def _fill(memory: Memory, found: _Located, at: Ints) -> None:
     memory.tables.entries[slots] = entries_for(fresh, OWNED)
     if memory.frames.contents or memory.cache.known:
         memory.frames.copy_contents(_sources(memory, found, at), fresh)
-    replaced = at[found.entries[at] != 0]
-    for space, part in found.chosen(replaced):
-        memory.tlb.flush_each(space, len(part))
+    for space, part in found.chosen(at):
+        memory.tlb.flush_each(space, int(np.count_nonzero(found.entries[part])))
+        first = part[(found.flags[part] & _ANON_VMA) == 0]
+        if first.size:
+            space.mappings.note_anon_vma(found.pages[first])
     left = old[old != 0]
     if left.size:
         if memory.folios:
             memory.folios.unmapped(found.groups[0][0].id, left)
         memory.frames.unmap(left)
         memory.folios.settle()
-    first = at[(found.flags[at] & _ANON_VMA) == 0]
-    for space, part in found.chosen(first):
-        space.mappings.note_anon_vma(found.pages[part])
 
 
 def _sources(memory: Memory, found: _Located, at: Ints) -> Ints:

@@ -156,7 +156,9 @@ class Mappings:
 
     def flags_at(self, pages: Ints) -> Ints:
         """The flags of the mapping that holds each page; 0 where none does."""
-        flags: Ints = self._table[_FLAGS][self.lookup(pages)]
+        table = self._table
+        rows = table[_START].searchsorted(pages, "right") - 1
+        flags: Ints = table[_FLAGS][rows] * (pages < table[_END][rows])
         return flags
 
     def backing(self, pages: Ints) -> tuple[Ints, Ints]:

@@ -75,7 +75,8 @@ class Policy:
         others = frames.others[numbers]
         if not self.counts_holds and frames.holds:
             others = others - np.array([frames.holds.get(number, 0) for number in numbers.tolist()], np.int32)
-        free: Bools = (others == 0) & ((frames.flags[numbers] & _SAME_PAGE) == 0) & (map_counts == 1)
+        # What is not zero in the first part is a reason to copy.
+        free: Bools = ((others | (frames.flags[numbers] & _SAME_PAGE)) == 0) & (map_counts == 1)
         return free
 
 

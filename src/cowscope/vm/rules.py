@@ -145,18 +145,18 @@ def _write_rule(mapping: tuple[bool, ...], frame: int) -> int:
     raise AssertionError(f"no rule for {mapping} and frame flags {frame}")
 
 
-# Place in the flat table: bits 0 W, 2 SHARED, 3 FILE of the mapping; 4 P, 5 W of the entry; 6..9 the frame's.
-_WRITE_TABLE = np.zeros(1 << 10, np.int8)
+# By the frame's flags, then by bits 1 W, 3 SHARED, 4 FILE of the mapping, and 5 P, 6 W of the entry.
+_WRITE_TABLE = np.zeros((16, 128), np.int8)
 for _has in product((False, True), repeat=5):
     _w, _s, _f, _p, _ew = _has
     for _frame in range(16):
-        _place = _w | _s << 2 | _f << 3 | _p << 4 | _ew << 5 | _frame << 6
-        _WRITE_TABLE[_place] = _write_rule(_has, _frame)
+        _WRITE_TABLE[_frame, _w << 1 | _s << 3 | _f << 4 | _p << 5 | _ew << 6] = _write_rule(_has, _frame)
+_WRITE_TABLE = np.tile(_WRITE_TABLE, (16, 1))  # the upper four of a frame's flags decide nothing
 
 
 # Operands as arrays, as in `cowscope.vm.entry`.
-_ONE, _FOUR, _SIX = np.array(1), np.array(4), np.array(6)
-_MAPPING_BITS, _FRAME_BITS = np.array(0b1101), np.array(15)
+_FIVE = np.array(5)
+_MAPPING_BITS = np.array(int(MappingFlag.WRITE | MappingFlag.SHARED | MappingFlag.FILE))
 _GUARD: Entries = np.array(entry.GUARD, np.uint64)
 _ENTRY_BITS: Entries = np.array(entry.PRESENT | entry.WRITABLE, np.uint64)
 
@@ -176,11 +176,9 @@ def classify_writes(mapping_flags: Ints, entries: Entries, frame_flags: Bytes) -
     >>> Outcome(classify_writes(private, np.array([0], np.uint64), np.array([FrameFlag.ZERO], np.uint8))[0]).name
     'ZERO_FILLED'
     """
-    place = (mapping_flags >> _ONE) & _MAPPING_BITS
-    place |= (entries & _ENTRY_BITS).view(np.int64) << _FOUR
-    # Widened first: eight bits would lose what the shift moves up.
-    place |= (frame_flags.astype(np.int64) & _FRAME_BITS) << _SIX
-    outcomes: Outcomes = _WRITE_TABLE[place]
+    place = mapping_flags & _MAPPING_BITS
+    place |= (entries & _ENTRY_BITS).view(np.int64) << _FIVE
+    outcomes: Outcomes = _WRITE_TABLE[frame_flags, place]
     return outcomes
 
 
