@@ -237,6 +237,19 @@ def test_what_moves_merges_before_the_old_place_is_unmapped(process: Process) ->
     assert process.fork().pages(AT, PAGE).zero.all()
 
 
+def test_a_shrinking_move_is_refused_before_it_unmaps_where_no_single_mapping_holds_the_rest(
+    process: Process,
+) -> None:
+    """What is cut off may lie in other mappings, or nowhere."""
+    put(process, 0, 2)
+    put(process, 2, 2, R)
+    with pytest.raises(BadAddress):
+        process.mremap(AT + PAGE, 3 * PAGE, 2 * PAGE, new_address=AT + 20 * PAGE)
+    assert borders(process) == [(0, 2), (2, 4)]
+    process.mremap(AT + PAGE, 9 * PAGE, PAGE, new_address=AT + 20 * PAGE)
+    assert borders(process) == [(0, 1), (20, 21)]
+
+
 def test_shrinking_unmaps_whatever_lies_in_the_tail(process: Process) -> None:
     put(process, 0, 2)
     put(process, 2, 2, R)

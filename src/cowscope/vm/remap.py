@@ -52,11 +52,11 @@ def mremap(
     if new_address is not None and old == new:
         _move_all(space, start, start + old, new_address >> space.layout.page_shift, dont_unmap)
         return new_address
+    stays = new_address is None and not dont_unmap
     if new < old:
-        _record(space, start, 1)
+        _record(space, start, 1 if stays else new)
         space.unmap(start + new, old - new)
         old = new
-    stays = new_address is None and not dont_unmap
     if stays and old == new:
         _record(space, start, 1)
         return address
