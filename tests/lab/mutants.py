@@ -124,6 +124,13 @@ def _zero_from_file(*arguments: Any) -> Any:
 _classify = rules.classify_writes
 
 
+def _unshare_writable(space: AddressSpace, page: int, access: int, *, unshare: bool = False) -> bool:
+    return _fault(space, page, access, unshare=False)
+
+
+_fault = kernel_access._fault
+
+
 def _no_merging() -> Patch:
     stack = ExitStack()
     for module in (calls, remap):
@@ -231,6 +238,21 @@ MUTANTS = (
         "truncate-keeps-entries",
         "R4.4: entries beyond the end stay",
         _of(reverse, "mapped_parts", _no_parts),
+    ),
+    Mutant(
+        "pins-share",
+        "R2.5: process_vm_readv leaves a shared page shared",
+        _of(kernel_access, "_is_shared_anonymous", lambda space, page: False),
+    ),
+    Mutant(
+        "unshare-writable",
+        "R2.5: un-sharing maps the page writable",
+        _of(kernel_access, "_fault", _unshare_writable),
+    ),
+    Mutant(
+        "debugger-asks",
+        "R7: a debugger may not write where the process may not",
+        _of(kernel_access, "write_forced", kernel_access.write_pinned),
     ),
     Mutant(
         "map-count-stays",

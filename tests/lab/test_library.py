@@ -17,7 +17,7 @@ from cowscope.vm import laws
 
 RULES = list(rules())
 KNOWN_RULES = ("R1.1", "R1.2", "R1.4", "R2.1", "R2.2", "R3.1", "R3.2", "R4.1", "R4.2", "R4.3", "R4.4", "R4.5")
-MORE_RULES = ("R4.6", "R4.7", "R4.8", "§5.1", "§5.3", "R6", "R7", "§11")
+MORE_RULES = ("R2.5", "R4.6", "R4.7", "R4.8", "§5.1", "§5.3", "R6", "R7", "§11")
 
 
 @pytest.mark.parametrize("scenario", RULES, ids=lambda scenario: str(scenario.name))

@@ -29,10 +29,12 @@ from cowscope.lab.steps import (
     Munmap,
     Range,
     Read,
+    Remote,
     Start,
     Step,
     Store,
     Truncate,
+    Way,
     Write,
 )
 
@@ -128,6 +130,12 @@ class Chance:
         """By the kernel."""
         return Read(process, self._page(where, how), self._data(how, more))
 
+    def remote(self, process: str, where: int, how: int, more: int) -> Step:
+        """By somebody else."""
+        way = tuple(Way)[more % 4]
+        data = self._data(how, more) if way in (Way.VM_WRITEV, Way.MEM_WRITE) else None
+        return Remote(process, self._page(where, how), way, data)
+
     def fork(self, process: str, where: int, how: int, more: int) -> Step | None:
         """As long as there are few processes."""
         if len(self.scenario.alive) >= _MOST_PROCESSES:
@@ -194,6 +202,7 @@ _OPERATIONS: Sequence[_Operation] = (
     *(Chance.store,) * 20,
     *(Chance.load,) * 10,
     *(Chance.read,) * 3,
+    *(Chance.remote,) * 5,
     *(Chance.fork,) * 7,
     *(Chance.exit,) * 3,
     Chance.exec,

@@ -31,7 +31,7 @@ import time
 from types import TracebackType
 
 from cowscope.errors import CowscopeError, MissingRight
-from cowscope.lab import stub
+from cowscope.lab import remote, stub
 from cowscope.lab.observe import Observer, read_borders
 from cowscope.lab.puppet import Call, Puppet, Reply, Troupe
 from cowscope.lab.result import NotChecked, Result, Word
@@ -46,15 +46,18 @@ from cowscope.lab.steps import (
     Fork,
     Load,
     Madvise,
+    Mlock,
     Mmap,
     Mprotect,
     Mremap,
     Munmap,
     Range,
     Read,
+    Remote,
     Start,
     Store,
     Truncate,
+    Way,
     Write,
 )
 from cowscope.lab.trace import Seen, Trace
@@ -71,6 +74,8 @@ _UPSETS = {
 """Counters of /proc/vmstat, and the rule that leaves a disagreement out if they rose."""
 _POOL = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
 _SCRATCH = "read(2)"
+_FAILED = -1
+"""Stands in a reply for the signal when a call of ours failed: any value may be read."""
 _BATCHED = (Advice.FREE, Advice.COLD, Advice.PAGEOUT)
 _SIGNALS = {
     (signal.SIGSEGV, 1): Word.SEGV_MAPERR,
@@ -189,6 +194,10 @@ class Kernel:
         views = self.views(pages)
         if isinstance(step, Load | Store | Read):
             return self._judged(step, reply, seen, before, views, pages), views
+        if isinstance(step, Remote):
+            failed = reply.signal == _FAILED
+            data = None if failed or step.data is not None else reply.value.to_bytes(LABEL_BYTES, "little")
+            return Result(errno.errorcode[reply.error] if failed else "ok", (), data), views
         if isinstance(step, Madvise | Mmap) and reply.signal:
             raise CowscopeError(f"a puppet met signal {reply.signal} in: {step}")
         return Result(errno.errorcode[reply.error] if reply.error else "ok"), views
@@ -260,6 +269,13 @@ class Kernel:
                 if self.stage.trace:
                     self.stage.trace.skip()
                 return puppet.do(Call.PREAD64, scratch, self._address(step.at), LABEL_BYTES, 0)
+            case Remote():
+                reply = self._remote(step, puppet)
+                self._drain(puppet)
+                return reply
+            case Mlock():
+                number = Call.MUNLOCK if step.unlock else Call.MLOCK
+                return puppet.do(number, *self._span(step.range))
             case Write():
                 fd, at = self._open(puppet, step.at.name), step.at.first * PAGE_SIZE
                 tail = step.data.ljust(LABEL_BYTES, b"\0")
@@ -267,6 +283,18 @@ class Kernel:
             case Truncate():
                 return puppet.do(Call.FTRUNCATE, self._open(puppet, step.file), step.pages * PAGE_SIZE)
         raise AssertionError(step)
+
+    def _remote(self, step: Remote, puppet: Puppet) -> Reply:
+        address = self._address(step.at)
+        try:
+            if step.data is None:
+                read = remote.vm_read if step.way is Way.VM_READV else remote.mem_read
+                return Reply(_word(read(puppet.pid, address, LABEL_BYTES)))
+            write = remote.vm_write if step.way is Way.VM_WRITEV else remote.mem_write
+            write(puppet.pid, address, step.data.ljust(LABEL_BYTES, b"\0"))
+        except OSError as error:
+            return Reply((1 << 64) - (error.errno or errno.EIO), signal=_FAILED)
+        return Reply(0)
 
     def _drain(self, puppet: Puppet) -> None:
         """Empty this CPU's batches, whose references would make the next writes copy: any such advice does."""

@@ -23,15 +23,18 @@ from cowscope.lab.steps import (
     Fork,
     Load,
     Madvise,
+    Mlock,
     Mmap,
     Mprotect,
     Mremap,
     Munmap,
     Range,
     Read,
+    Remote,
     Start,
     Store,
     Truncate,
+    Way,
     Write,
 )
 from cowscope.lab.view import EVERYTHING, Border, Ints, Sight, State, States, View, readable_pages
@@ -101,6 +104,8 @@ class Model:
                     return self._access(step)
                 case Read():
                     return self._read(step)
+                case Remote():
+                    return self._remote(step)
                 case _:
                     self._call(step, self.processes[step.process])
         except CallRefused as refusal:
@@ -146,6 +151,8 @@ class Model:
                 if step.advice is Advice.FREE and self._has_large(step.range, process):
                     raise NotChecked("the vm does not split a large folio for MADV_FREE")
                 process.madvise(*self._span(step.range), step.advice.number)
+            case Mlock():
+                (process.munlock if step.unlock else process.mlock)(*self._span(step.range))
             case Write():
                 data = step.data.ljust(LABEL_BYTES, b"\0")
                 self._files[step.at.name].write(step.at.first * PAGE_SIZE, data)
@@ -210,6 +217,15 @@ class Model:
         except CallRefused as refusal:
             return Result(refusal.errno_name, self._codes())
         return Result(self._classified(), self._codes())
+
+    def _remote(self, step: Remote) -> Result:
+        space, (address, _) = self.processes[step.process].space, self._span(step.at)
+        if step.data is None:
+            read = kernel_access.read_pinned if step.way is Way.VM_READV else kernel_access.read_forced
+            return Result("ok", (), read(space, address, LABEL_BYTES))
+        write = kernel_access.write_pinned if step.way is Way.VM_WRITEV else kernel_access.write_forced
+        write(space, address, step.data.ljust(LABEL_BYTES, b"\0"))
+        return Result("ok")
 
     def _classified(self) -> Word:
         outcomes = [event.outcome for event in self._told if isinstance(event, Classified)]

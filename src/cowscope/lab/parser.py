@@ -6,6 +6,8 @@
     P munmap RANGE   P mprotect RANGE rwx|none                          P mremap RANGE PAGES [to RANGE]
     P madvise RANGE ADVICE                    P truncate FILE PAGES
     P load RANGE ["bytes"]                    P store RANGE "bytes"     P read RANGE "bytes"
+    P vm_readv RANGE   P vm_writev RANGE "bytes"   P mem_read RANGE   P mem_write RANGE "bytes"   P mlock RANGE
+    P munlock RANGE
     P write FILE[i] "bytes"                   … each with [-> OUTCOME]
 
 P and Q are processes: names that begin with a capital letter. RANGE is NAME, NAME[i] or NAME[i..j]. The comment
@@ -35,16 +37,19 @@ from cowscope.lab.steps import (
     Fork,
     Load,
     Madvise,
+    Mlock,
     Mmap,
     Mprotect,
     Mremap,
     Munmap,
     Range,
     Read,
+    Remote,
     Start,
     Step,
     Store,
     Truncate,
+    Way,
     Write,
 )
 
@@ -82,7 +87,8 @@ def parse(text: str, name: str = "scenario") -> Scenario:
     >>> parse('A start\\nA leap')
     Traceback (most recent call last):
     cowscope.lab.parser.BadScenario: scenario:2:3: unknown word leap; expected one of exec, exit, fork, load, \
-madvise, mmap, mprotect, mremap, munmap, read, start, store, truncate, write
+madvise, mem_read, mem_write, mlock, mmap, mprotect, mremap, munlock, munmap, read, start, store, truncate, \
+vm_readv, vm_writev, write
     """
     lines = text.splitlines()
     sentence, head = _sentence(lines)
@@ -295,6 +301,12 @@ _VERBS: dict[str, Callable[[_Line, str], Step]] = {
     "load": _Line._load,
     "store": lambda line, process: Store(process, line._page(), line._data()),
     "read": lambda line, process: Read(process, line._page(), line._data()),
+    "mlock": lambda line, process: Mlock(process, line._range()),
+    "munlock": lambda line, process: Mlock(process, line._range(), unlock=True),
+    "vm_readv": lambda line, process: Remote(process, line._page(), Way.VM_READV),
+    "mem_read": lambda line, process: Remote(process, line._page(), Way.MEM_READ),
+    "vm_writev": lambda line, process: Remote(process, line._page(), Way.VM_WRITEV, line._data()),
+    "mem_write": lambda line, process: Remote(process, line._page(), Way.MEM_WRITE, line._data()),
     "write": lambda line, process: Write(process, line._page(), line._data()),
     "truncate": lambda line, process: Truncate(process, line._name(), line._pages()),
 }

@@ -41,7 +41,7 @@ class NotChecked(Exception):
     """A step that one side cannot do; the message says what it lacks. Nothing of the step was done."""
 
 
-ERRORS = ("EFAULT", "ENOMEM", "EINVAL", "EPERM", "EACCES", "EAGAIN", "EBUSY")
+ERRORS = ("EFAULT", "EIO", "ENOMEM", "EINVAL", "EPERM", "EACCES", "EAGAIN", "EBUSY")
 OUTCOMES = (*Word, *ERRORS)
 
 

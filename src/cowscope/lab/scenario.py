@@ -33,12 +33,14 @@ from cowscope.lab.steps import (
     Fork,
     Load,
     Madvise,
+    Mlock,
     Mmap,
     Mprotect,
     Mremap,
     Munmap,
     Range,
     Read,
+    Remote,
     Start,
     Step,
     Store,
@@ -156,9 +158,9 @@ class Scenario:
                 self._map(step)
             case Mremap():
                 self._remap(step)
-            case Munmap() | Mprotect() | Madvise():
+            case Munmap() | Mprotect() | Madvise() | Mlock():
                 self._inside(step.range)
-            case Load() | Store() | Read():
+            case Load() | Store() | Read() | Remote():
                 self._inside(step.at)
                 self._short(step.data or b"")
             case Write():

@@ -299,6 +299,48 @@ class Read:
         return f"{self.process} read {self.at} {quoted(self.data)}"
 
 
+class Way(StrEnum):
+    """How somebody else looks into a process's memory, or writes into it."""
+
+    VM_READV = "vm_readv"
+    VM_WRITEV = "vm_writev"
+    MEM_READ = "mem_read"
+    MEM_WRITE = "mem_write"
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Another process reads a page's first bytes (`data` None) or writes `data` there.
+
+    `way`: process_vm_readv(2), process_vm_writev(2), or a read or write of /proc/PID/mem. None of them shows as
+    a page fault.
+    """
+
+    process: str
+    at: Range
+    way: Way
+    data: bytes | None = None
+
+    def __str__(self) -> str:
+        """The line."""
+        return f"{self.process} {self.way} {self.at}" + (
+            f" {quoted(self.data)}" if self.data is not None else ""
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Mlock:
+    """mlock(2), or with `unlock` munlock(2)."""
+
+    process: str
+    range: Range
+    unlock: bool = False
+
+    def __str__(self) -> str:
+        """The line."""
+        return f"{self.process} {'munlock' if self.unlock else 'mlock'} {self.range}"
+
+
 @dataclass(frozen=True, slots=True)
 class Write:
     """write(2) of `data`, filled up to 8 bytes, at the start of a file's page."""
@@ -341,6 +383,8 @@ OfProcess: TypeAlias = (
     | Load
     | Store
     | Read
+    | Remote
+    | Mlock
     | Write
     | Truncate
 )
