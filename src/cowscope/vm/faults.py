@@ -2,7 +2,7 @@
 
 | step | for a whole batch |
 |---|---|
-| locate | each page's mapping flags and its slot in the page tables, space by space |
+| locate | each page's mapping flags and its slot in the page tables, space by space (`located`) |
 | classify | the table in `cowscope.vm.rules` |
 | settle | a second fault on the same page finds it resolved; the policy decides about shared pages |
 | apply | fetch frames, copy contents, write entries, count |
@@ -18,7 +18,6 @@ Not modelled: races.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +40,7 @@ from cowscope.vm.entry import (
 from cowscope.vm.file_faults import beyond_end, map_around, read_bits
 from cowscope.vm.huge import before_read, before_write
 from cowscope.vm.hugetlb import before_access
+from cowscope.vm.located import Located, locate
 from cowscope.vm.memory import Memory
 from cowscope.vm.policies import AtFork
 from cowscope.vm.rules import (
@@ -131,81 +131,6 @@ def _most(memory: Memory) -> int:
     return 2 if memory.cache.known else 1
 
 
-@dataclass(slots=True)
-class _Located:
-    """Faults with all that there is to know about each; side by side, grouped by space.
-
-    `time` is the place of each in the order given, None when that is the order here.
-    """
-
-    groups: list[tuple[AddressSpace, slice]]
-    time: Ints | None
-    pages: Ints
-    flags: Ints
-    slots: Ints
-    entries: Entries
-    frames: Ints
-
-    def in_order_given(self, outcomes: Outcomes) -> Outcomes:
-        if self.time is None:
-            return outcomes
-        ordered = np.empty_like(outcomes)
-        ordered[self.time] = outcomes
-        return ordered
-
-    def chosen(self, at: Ints) -> Iterator[tuple[AddressSpace, Ints]]:
-        """The faults `at` (ascending), space by space."""
-        for space, part in self.groups:
-            low, high = (0, len(at)) if self.time is None else at.searchsorted((part.start, part.stop))
-            if high > low:
-                yield space, at[low:high]
-
-
-def _grouped(
-    spaces: Mapping[int, AddressSpace], ids: Counts
-) -> tuple[list[tuple[AddressSpace, slice]], Ints | None]:
-    count = len(ids)
-    if count == 1 or (ids == ids[0]).all():
-        return [(spaces[int(ids[0])], slice(0, count))], None
-    # A stable sort of 16-bit integers is a radix sort; ids beyond that take the slower way.
-    time = (ids.astype(np.uint16) if int(np.max(ids)) < 1 << 16 else ids).argsort(kind="stable")
-    sorted_ids = ids[time]
-    borders = np.flatnonzero(sorted_ids[1:] != sorted_ids[:-1]) + 1
-    starts, stops = [0, *borders.tolist()], [*borders.tolist(), count]
-    return [
-        (spaces[int(sorted_ids[start])], slice(start, stop))
-        for start, stop in zip(starts, stops, strict=True)
-    ], time
-
-
-def _locate(
-    memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, pages: Ints, needed: int
-) -> _Located:
-    """Look everything up; pages that a mapping with `needed` protection holds get their leaf tables."""
-    groups, time = _grouped(spaces, ids)
-    if time is None:
-        flags, slots = _look_up(groups[0][0], pages, needed)
-    else:
-        pages = pages[time]
-        flags, slots = np.empty_like(pages), np.empty_like(pages)
-        for space, part in groups:
-            flags[part], slots[part] = _look_up(space, pages[part], needed)
-    entries = memory.tables.entries[slots]
-    return _Located(groups, time, pages, flags, slots, entries, frames_of(entries))
-
-
-def _look_up(space: AddressSpace, pages: Ints, needed: int) -> tuple[Ints, Ints]:
-    flags = space.mappings.flags_at(pages)
-    if space.has_stack and not flags.all() and space.grow_stack(pages[flags == 0]):
-        flags = space.mappings.flags_at(pages)
-    allowed = (flags & needed) != 0
-    if allowed.all():
-        return flags, space.table.slots(pages, create=True)
-    slots = np.zeros(len(pages), np.int64)
-    slots[allowed] = space.table.slots(pages[allowed], create=True)
-    return flags, slots
-
-
 def _write_part(
     memory: Memory,
     spaces: Mapping[int, AddressSpace],
@@ -213,7 +138,7 @@ def _write_part(
     pages: Ints,
     decided: Outcomes | None,
 ) -> Outcomes:
-    found = _locate(memory, spaces, ids, pages, _WRITE)
+    found = locate(memory, spaces, ids, pages, _WRITE)
     if memory.one_by_one and (huge_outcome := _huge_fault(found, _WRITE)) is not None:
         return np.array([huge_outcome], np.int8)
     returned = _swap_in(memory, found, _WRITE) if memory.swap_pages else None
@@ -241,7 +166,7 @@ def _write_part(
     return found.in_order_given(outcomes)
 
 
-def _load_translations(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
+def _load_translations(memory: Memory, found: Located, outcomes: Outcomes) -> None:
     """What a child got by fork is there, but its first touch has to load it."""
     unloaded = (outcomes == _NO_FAULT) & ((found.entries & np.uint64(USER)) == 0)
     memory.tables.entries[found.slots[unloaded]] |= np.uint64(USER | ACCESSED)
@@ -249,7 +174,7 @@ def _load_translations(memory: Memory, found: _Located, outcomes: Outcomes) -> N
 
 
 def _read_part(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, pages: Ints) -> Outcomes:
-    found = _locate(memory, spaces, ids, pages, PROTECTION_BITS)
+    found = locate(memory, spaces, ids, pages, PROTECTION_BITS)
     if memory.one_by_one and (huge_outcome := _huge_fault(found, PROTECTION_BITS)) is not None:
         return np.array([huge_outcome], np.int8)
     returned = _swap_in(memory, found, PROTECTION_BITS) if memory.swap_pages else None
@@ -275,7 +200,7 @@ def _read_part(memory: Memory, spaces: Mapping[int, AddressSpace], ids: Counts, 
     return found.in_order_given(outcomes)
 
 
-def _huge_fault(found: _Located, needed: int) -> Outcome | None:
+def _huge_fault(found: Located, needed: int) -> Outcome | None:
     """What huge pages make of the one fault of this part; None if it goes on as a fault on a single page."""
     ((space, _),) = found.groups
     flags = int(found.flags[0])
@@ -292,7 +217,7 @@ def _huge_fault(found: _Located, needed: int) -> Outcome | None:
     return outcome
 
 
-def _swap_in(memory: Memory, found: _Located, needed: int) -> Outcomes:
+def _swap_in(memory: Memory, found: Located, needed: int) -> Outcomes:
     """Bring back what is on swap, in the order given: MAPPED, OUT_OF_MEMORY, or NO_FAULT where nothing was.
 
     Pages that find no frame are taken out of the batch: they look as if nothing might access them.
@@ -312,7 +237,7 @@ def _swap_in(memory: Memory, found: _Located, needed: int) -> Outcomes:
     return returned
 
 
-def _signals(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
+def _signals(memory: Memory, found: Located, outcomes: Outcomes) -> None:
     """Accesses to guard markers, and beyond the end of what backs a mapping."""
     if memory.guarded:
         refuse_guards(found.entries, outcomes)
@@ -327,14 +252,14 @@ def _signals(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
             outcomes[past] = _BUS_ERROR
 
 
-def _on_absent_file_pages(found: _Located, outcomes: Outcomes) -> Ints:
+def _on_absent_file_pages(found: Located, outcomes: Outcomes) -> Ints:
     backed = (found.flags & (_SHARED | _FILE)) != 0
     wanted = (outcomes == _MAPPED) | (outcomes == _COPIED_FROM_FILE)
     at: Ints = (backed & wanted & (found.entries == 0)).nonzero()[0]
     return at
 
 
-def _map_around(found: _Located, outcomes: Outcomes) -> None:
+def _map_around(found: Located, outcomes: Outcomes) -> None:
     """Reads of known objects, in the order given, since each may resolve those after it."""
     at = np.union1d(_on_absent_file_pages(found, outcomes), (outcomes == _BUS_ERROR).nonzero()[0])
     known = [
@@ -349,14 +274,14 @@ def _map_around(found: _Located, outcomes: Outcomes) -> None:
             outcomes[each] = _OUT_OF_MEMORY
 
 
-def _resolved_before(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
+def _resolved_before(memory: Memory, found: Located, outcomes: Outcomes) -> None:
     if len(outcomes) > 1:
         again = ~memory.tables.first_of_each(found.slots)
         again &= (outcomes != _SEGMENTATION_FAULT) & (outcomes != _BUS_ERROR)
         outcomes[again] = _NO_FAULT
 
 
-def _refuse_at_limit(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
+def _refuse_at_limit(memory: Memory, found: Located, outcomes: Outcomes) -> None:
     """Where frames are short a part is a single fault, and that one may need more than there are."""
     most = len(outcomes) * _most(memory)
     if memory.frames.room(most) == most:
@@ -370,7 +295,7 @@ def _refuse_at_limit(memory: Memory, found: _Located, outcomes: Outcomes) -> Non
             outcomes[at] = _OUT_OF_MEMORY
 
 
-def _fetches(memory: Memory, found: _Located, at: int, *, copies: bool) -> bool:
+def _fetches(memory: Memory, found: Located, at: int, *, copies: bool) -> bool:
     """Whether the fault needs a page of the page cache that is not there yet."""
     if found.entries[at]:
         return False
@@ -382,7 +307,7 @@ def _fetches(memory: Memory, found: _Located, at: int, *, copies: bool) -> bool:
     return bool(memory.cache.peek(objects, offsets)[0] == 0)
 
 
-def _decide(memory: Memory, found: _Located, asked: Ints, decided: Outcomes | None) -> Outcomes:
+def _decide(memory: Memory, found: Located, asked: Ints, decided: Outcomes | None) -> Outcomes:
     """COPIED or REUSED for the anonymous pages `asked`, which are not marked exclusive."""
     frames = found.frames[asked]
     time = asked if found.time is None else found.time[asked]
@@ -423,7 +348,7 @@ def _left_earlier(frames: Ints, time: Ints, leaves: Bools | None) -> Counts:
     return by_time[time]
 
 
-def _fill(memory: Memory, found: _Located, at: Ints) -> None:
+def _fill(memory: Memory, found: Located, at: Ints) -> None:
     """Give the pages of the faults `at` a frame of their own, with the contents they had."""
     old, slots = found.frames[at], found.slots[at]
     fresh = memory.frames.allocate(len(at), _OWN_FRAME)
@@ -443,7 +368,7 @@ def _fill(memory: Memory, found: _Located, at: Ints) -> None:
         memory.folios.settle()
 
 
-def _sources(memory: Memory, found: _Located, at: Ints) -> Ints:
+def _sources(memory: Memory, found: Located, at: Ints) -> Ints:
     """The frame whose contents each of the faults `at` copies: the page's own, or the page cache's."""
     sources = found.frames[at]
     if sources.all():
@@ -458,14 +383,14 @@ def _sources(memory: Memory, found: _Located, at: Ints) -> Ints:
     return sources
 
 
-def _keep(memory: Memory, found: _Located, outcomes: Outcomes) -> None:
+def _keep(memory: Memory, found: Located, outcomes: Outcomes) -> None:
     at = _KEEPS[outcomes].nonzero()[0]
     if at.size:
         kept = without(found.entries[at], INHERITED) | (WRITABLE | DIRTY | ACCESSED | PRESENT | USER)
         memory.tables.entries[found.slots[at]] = kept
 
 
-def _map_cached(memory: Memory, found: _Located, at: Ints, bits: np.uint64 | Entries) -> None:
+def _map_cached(memory: Memory, found: Located, at: Ints, bits: np.uint64 | Entries) -> None:
     frames = np.empty(len(at), np.int64)
     for space, part in found.chosen(at):
         place = slice(*at.searchsorted((part[0], part[-1] + 1)).tolist())

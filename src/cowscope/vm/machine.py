@@ -20,10 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cowscope.errors import InvalidArgument
-from cowscope.vm import faults, processes, same_page
+from cowscope.vm import faults, installing, processes, same_page
 from cowscope.vm.architecture import ARCHITECTURES, Architecture
-from cowscope.vm.columns import Ints, Outcomes
-from cowscope.vm.entry import INHERITED
+from cowscope.vm.columns import Outcomes
 from cowscope.vm.events import Event
 from cowscope.vm.files import File
 from cowscope.vm.frames import Frames
@@ -31,7 +30,6 @@ from cowscope.vm.hugetlb import Pool
 from cowscope.vm.memory import Memory
 from cowscope.vm.policies import POLICIES, Policy
 from cowscope.vm.process import Process
-from cowscope.vm.rules import FrameFlag
 from cowscope.vm.spaces import AddressSpace
 from cowscope.vm.states import Dropped
 from cowscope.vm.tables import LEAF_SHIFT
@@ -200,21 +198,4 @@ class Machine:
         (see `AddressSpace.install`) are left out.
         """
         ids, numbers = np.asarray(spaces, np.int32), np.asarray(pages, np.int64)
-        slots, frames = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
-        for space_id in np.unique(ids).tolist():
-            at = np.flatnonzero(ids == space_id)
-            chosen, found = self.spaces[space_id].vacant(numbers[at])
-            slots[at[chosen]] = found
-        at = np.flatnonzero(slots)
-        _, first, member = np.unique(np.asarray(groups)[at], return_index=True, return_inverse=True)
-        frames[at] = self._shared_frames(member, len(first))
-        for space_id in np.unique(ids[at]).tolist():
-            own = at[ids[at] == space_id]
-            self.spaces[space_id].attach(numbers[own], slots[own], frames[own], exclusive=False)
-        self.memory.tables.entries[slots[np.delete(at, first)]] |= np.uint64(INHERITED)
-        return len(at)
-
-    def _shared_frames(self, member: Ints, count: int) -> Ints:
-        fresh = self.memory.frames.allocate(count, FrameFlag.ANON)
-        self.memory.frames.map_counts[fresh] = np.bincount(member, minlength=count)
-        return fresh[member]
+        return installing.install_shared(self.memory, ids, numbers, np.asarray(groups, np.int64))

@@ -25,19 +25,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from cowscope.vm import huge, hugetlb, trap
+from cowscope.vm import huge, hugetlb, installing, trap
 from cowscope.vm.columns import Bools, Entries, Ints
 from cowscope.vm.entry import (
     DIRTY,
     GUARD,
     INHERITED,
-    OWNED,
     PRESENT,
-    READ,
     SWAP,
     USER,
     WRITABLE,
-    entries_for,
     frames_of,
     without,
 )
@@ -355,30 +352,7 @@ class AddressSpace:
         is left as it is. `exclusive` pages are writable where their mapping is; others trap first.
         The frame limit does not hold here: the pages are there.
         """
-        chosen, slots = self.vacant(pages)
-        bits = FrameFlag.ANON | (FrameFlag.EXCLUSIVE if exclusive else 0)
-        fresh = self.memory.frames.allocate(len(slots), bits)
-        self.attach(pages[chosen], slots, fresh, exclusive=exclusive)
-        return chosen
-
-    def vacant(self, pages: Ints) -> tuple[Bools, Ints]:
-        """True where a page may get an anonymous frame from outside, and the slots of those pages."""
-        held = self.mappings.lookup(pages) >= 0
-        chosen = held & ((self.mappings.flags_at(pages) & _SHARED) == 0)
-        slots = np.zeros(len(pages), np.int64)
-        slots[chosen] = self.table.slots(pages[chosen], create=True)
-        chosen &= self.memory.tables.entries[slots] == 0
-        chosen &= self.memory.tables.first_of_each(slots)
-        return chosen, slots[chosen]
-
-    def attach(self, pages: Ints, slots: Ints, frames: Ints, *, exclusive: bool) -> None:
-        """Let the empty `slots` of `pages` name anonymous `frames`, whose map counts are right already."""
-        flags = self.mappings.flags_at(pages)
-        entries = entries_for(frames, OWNED if exclusive else READ | DIRTY)
-        entries[(flags & _WRITE) == 0] &= ~np.uint64(WRITABLE)
-        entries[(flags & PROTECTION_BITS) == 0] &= ~np.uint64(USER)
-        self.memory.tables.entries[slots] = entries
-        self.mappings.note_anon_vma(pages)
+        return installing.install(self, pages, exclusive=exclusive)
 
     def of_known(self, pages: Ints) -> Bools:
         """True where the length and the cached pages of what backs a page are known."""
