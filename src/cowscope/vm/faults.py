@@ -9,7 +9,8 @@
 
 A batch means the same as its faults one by one, in the order given. The k-th of the batch to write a frame
 that m entries map sees a map count of m - k: earlier writers have left it, since no policy lets go on with
-a frame that others map. Where memory may run out inside a batch, it is cut until it cannot.
+a frame that others map. Where memory may run out inside a batch, it is cut until it cannot; where large folios or
+hugetlb pages are in play, into single faults, since each may change what the next one finds.
 
 Source: `handle_pte_fault`, `do_wp_page`, `wp_page_copy`, `wp_page_reuse`, `do_anonymous_page`.
 Not modelled: races.

@@ -3,6 +3,7 @@
 | law | |
 |---|---|
 | map counts | a frame's map count is the number of entries that name it |
+| proportional shares | each entry's share of its frame (PSS) adds up to the frames that are mapped |
 | conservation | frames ever fetched = free + in use; a frame is free iff nothing refers to it |
 | isolation | a writable entry of a private mapping names an anonymous, exclusive frame, mapped once |
 | exclusive | a frame marked exclusive has a map count of at most 1 |
@@ -93,6 +94,9 @@ def _check_map_counts(frames: Frames, named: Ints) -> None:
     held = frames.map_counts.astype(np.int64)
     numbers = np.arange(len(held))
     _require(counted == held, "map count (frame, entries, count)", numbers, counted, held)
+    shares = float((1 / held[named[held[named] > 0]]).sum())
+    n_mapped = int(np.count_nonzero(held))
+    assert abs(shares - n_mapped) < 1e-6 * max(n_mapped, 1), (shares, n_mapped)
     exclusive = (frames.flags & FrameFlag.EXCLUSIVE) != 0
     _require(~exclusive | (held <= 1), "exclusive, yet shared (frame, count)", numbers, held)
 

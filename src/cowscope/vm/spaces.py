@@ -13,10 +13,12 @@
 exclusive pages and for shared memory (a shared file's page only if it is dirty already); all others trap
 first. Under PROT_NONE entries stay, but every access traps.
 
-All addresses are page numbers, except in `load` and `store`. A range costs what is touched in it.
-Source: `mmap_region`, `zap_page_range_single`, `change_pte_range`, `can_change_pte_writable`.
-Not modelled: mremap that grows a mapping or leaves the old one, guard regions, locked memory, MADV_FREE,
-choice of addresses (all is MAP_FIXED).
+All addresses are page numbers, except in `load` and `store`. A range costs what is touched in it. Neighbours
+stay apart here, and nothing is refused: that is for the calls of a process (`cowscope.vm.calls`, `remap`, `advice`),
+which are built on these operations. Who replays a recording uses them as they are.
+
+Source: `mmap_region`, `zap_page_range_single`, `change_pte_range`, `can_change_pte_writable`, `expand_stack`.
+Not modelled: userfaultfd, protection keys.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ import numpy as np
 from cowscope.vm import huge, hugetlb, installing, trap
 from cowscope.vm.columns import Bools, Entries, Ints
 from cowscope.vm.entry import (
+    ACCESSED,
     DIRTY,
     GUARD,
     INHERITED,
@@ -385,6 +388,8 @@ class AddressSpace:
             swapped=(entries & SWAP) != 0,
             frame=numbers,
             large=huge.is_large(self.memory, slots, numbers),
+            accessed=(entries & ACCESSED) != 0,
+            dirty=(entries & DIRTY) != 0,
         )
 
     def clear(self) -> Dropped:

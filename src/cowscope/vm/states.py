@@ -54,6 +54,8 @@ class PageStates:
     frame: Ints
     large: Bools
     """The page is part of a large folio, or of the huge zero page."""
+    accessed: Bools
+    dirty: Bools
 
 
 @dataclass(frozen=True, slots=True)
