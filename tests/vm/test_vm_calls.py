@@ -572,3 +572,20 @@ def test_every_call_of_a_process_that_ended_is_refused() -> None:
         with pytest.raises(NotRunning):
             wrong()
     check(machine)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"frame_limit": -1},
+        {"swap_pages": -1},
+        {"n_cpus": 0},
+        {"folio_orders": [0]},
+        {"folio_orders": [9]},
+        {"hugetlb_pages": {3: 1}},
+        {"hugetlb_pages": {512: -1}},
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidArgument):
+        Machine(**wrong)  # type: ignore[arg-type]

@@ -25,10 +25,11 @@ import numpy as np
 
 from cowscope.errors import BadAddress, CallRefused, InputOutputError
 from cowscope.vm import faults, huge, trap
+from cowscope.vm.columns import Ints
 from cowscope.vm.entry import FRAME_BITS, FRAME_SHIFT, PRESENT, USER, WRITABLE, without
 from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, MappingFlag, Outcome
 from cowscope.vm.spaces import AddressSpace
-from cowscope.vm.tables import LEAF_SHIFT
+from cowscope.vm.tables import LEAF_MASK, LEAF_SHIFT, LEAF_SIZE
 
 _WRITE, _READ = int(MappingFlag.WRITE), int(MappingFlag.READ)
 _SHARED = int(MappingFlag.SHARED)
@@ -185,11 +186,23 @@ def _fault(space: AddressSpace, page: int, access: int, *, unshare: bool = False
     if outcome >= Outcome.SEGMENTATION_FAULT:
         return False
     forbidden = WRITABLE * (unshare or not held & _WRITE) | USER * (not held & PROTECTION_BITS)
-    slot = space.table.slot(page)
     if forbidden:
-        huge.before_change(space, np.array([slot]))
-    space.memory.tables.entries[slot] = without(space.memory.tables.entries[slot], forbidden)
+        slots = np.array([space.table.slot(page)]) if unshare else _with_neighbours(space, page, row)
+        huge.before_change(space, slots)
+        space.memory.tables.entries[slots] = without(space.memory.tables.entries[slots], forbidden)
     return True
+
+
+def _with_neighbours(space: AddressSpace, page: int, row: int) -> Ints:
+    """The slots of present pages that the fault may have filled along with `page`: those of a large folio."""
+    first = page & ~LEAF_MASK
+    low, high = (
+        max(first, int(space.mappings.start[row])),
+        min(first + LEAF_SIZE, int(space.mappings.end[row])),
+    )
+    _, slots = space.table.occupied(low, high)
+    present: Ints = slots[(space.memory.tables.entries[slots] & PRESENT) != 0]
+    return present
 
 
 def _entry(space: AddressSpace, page: int) -> int:

@@ -26,7 +26,7 @@ from cowscope.vm.columns import Outcomes
 from cowscope.vm.events import Event
 from cowscope.vm.files import File
 from cowscope.vm.frames import Frames
-from cowscope.vm.hugetlb import Pool
+from cowscope.vm.hugetlb import GIGANTIC, HUGE, Pool
 from cowscope.vm.memory import Memory
 from cowscope.vm.policies import POLICIES, Policy
 from cowscope.vm.process import Process
@@ -65,7 +65,7 @@ class Machine:
         n_cpus: int = 1,
         architecture: Architecture | str = "x86-64",
     ) -> None:
-        """Start with no process; an unknown policy is a `KeyError`.
+        """Start with no process; an unknown policy or architecture is a `KeyError`, a number below 0 `InvalidArgument`.
 
         Without `swap_pages` there is no swap. `huge_pages`: mappings marked HUGEPAGE get them; `folio_orders` (1 to
         8): all private anonymous memory gets folios of so many pages (powers of two) where they fit.
@@ -74,6 +74,11 @@ class Machine:
         Threads are spread over `n_cpus` processors, which cost shootdowns.
         """
         chosen = POLICIES[policy] if isinstance(policy, str) else policy
+        numbers = (frame_limit or 0, swap_pages, n_cpus - 1, *(hugetlb_pages or {}).values())
+        if min(numbers) < 0 or not set(folio_orders := tuple(folio_orders)) <= set(range(1, 9)):
+            raise InvalidArgument("no machine has so few frames, pages, processors, or folios of such orders")
+        if not set(hugetlb_pages or {}) <= {HUGE, GIGANTIC}:
+            raise InvalidArgument("hugetlb pages are of 512 or 262144 base pages")
         built = ARCHITECTURES[architecture] if isinstance(architecture, str) else architecture
         if built.table_shift != LEAF_SHIFT and (huge_pages or hugetlb_pages):
             raise InvalidArgument(f"huge pages of {built.name} are not modelled")

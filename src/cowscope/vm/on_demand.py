@@ -2,20 +2,21 @@
 
 | event | effect |
 |---|---|
-| fork | a leaf table with nothing but copied private entries is shared; others are copied as ever |
+| fork | a leaf table with nothing but copied private entries of small pages is shared; others are copied as ever |
 | load | goes through a shared table |
 | store, or any change of entries | traps: the table is copied (W and exclusive marks go, map counts rise), then as ever |
 | the last other one leaves | the table is the space's own again, W and all: no fault is due |
 
 Source: Zhao, Gong, Fonseca: "On-Demand-Fork: A Microsecond Fork for Memory-Intensive and Latency-Sensitive
 Applications", EuroSys 2021.
-Not modelled: their reference counts in `struct page` of the table, huge pages.
+Not modelled: their reference counts in `struct page` of the table; huge pages shared by their upper tables.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from cowscope.vm import huge
 from cowscope.vm.columns import Bools
 from cowscope.vm.entry import ACCESSED, INHERITED, WRITABLE, frames_of, without
 from cowscope.vm.rules import FrameFlag
@@ -32,11 +33,12 @@ def connect(space: AddressSpace, *, inherits: bool) -> None:
 def share_tables(parent: AddressSpace, child: AddressSpace, copied: Bools) -> None:
     """Give `child` the leaf tables of `parent` that hold only entries of the `copied` mappings."""
     pages, slots = parent.table.occupied(look=True)
-    flags = parent.memory.frames.flags[frames_of(parent.memory.tables.entries[slots])]
+    frames = frames_of(parent.memory.tables.entries[slots])
+    flags = parent.memory.frames.flags[frames]
     fit = copied[parent.mappings.lookup(pages)] & ((flags & int(FrameFlag.FILE)) == 0)
+    fit &= ~huge.is_large(parent.memory, slots, frames)
     mixed = set((pages[~fit] >> LEAF_SHIFT).tolist())
-    whole = parent.memory.tables.huge
-    numbers = [n for n, row in sorted(parent.table.leaves.items()) if n not in mixed and row not in whole]
+    numbers = [number for number in sorted(parent.table.leaves) if number not in mixed]
     parent.table.share(numbers, child.table)
     in_shared = np.isin(pages >> LEAF_SHIFT, numbers)
     child.shared_at_fork += int(np.count_nonzero(flags[in_shared] & int(FrameFlag.ANON)))
