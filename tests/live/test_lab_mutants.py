@@ -12,6 +12,7 @@ from cowscope.lab.kernel import Stage
 from cowscope.lab.library import matrix, rules
 from cowscope.lab.lockstep import play
 from cowscope.lab.scenario import Scenario
+from cowscope.lab.search import search
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -50,3 +51,15 @@ def test_the_vm_itself_is_not_caught(stage: Stage) -> None:
     """The same draws without a mutation."""
     none = Mutant("none", "nothing", nullcontext)
     assert hunt(none, stage, most=2_000).difference == ""
+
+
+def test_a_counter_example_is_made_short(stage: Stage) -> None:
+    """Nothing is left in it that the disagreement does not need."""
+    (mutant,) = (mutant for mutant in MUTANTS if mutant.name == "dontfork-ignored")
+    with mutant.change():
+        found = search(stage, seed=1, operations=20_000)
+    assert found.report is not None
+    told = [str(line) for line in found.report.scenario]
+    assert told[0] == "A start"
+    assert told[-1] == "A fork B"
+    assert len(told) == 4

@@ -66,7 +66,7 @@ class Chance:
     """A scenario that grows draw by draw.
 
     >>> chance = Chance()
-    >>> [str(line) for line in chance.take((0, 0, 0, 2, 65))]
+    >>> [str(line) for line in chance.take((1, 0, 0, 2, 65))]
     ['A store a[2] "N2"']
     """
 
@@ -117,6 +117,10 @@ class Chance:
 
     def _data(self, how: int, more: int) -> bytes:
         return bytes([65 + more % 26]) + str(how % 10).encode()
+
+    def nothing(self, process: str, where: int, how: int, more: int) -> Step | None:
+        """The simplest draw: a counter-example is made shorter by turning draws into it."""
+        return None
 
     def store(self, process: str, where: int, how: int, more: int) -> Step:
         """By the processor."""
@@ -199,6 +203,7 @@ class Chance:
 
 _Operation: TypeAlias = Callable[[Chance, str, int, int, int], Step | None]
 _OPERATIONS: Sequence[_Operation] = (
+    Chance.nothing,
     *(Chance.store,) * 20,
     *(Chance.load,) * 10,
     *(Chance.read,) * 3,

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from cowscope.errors import CowscopeError
 from cowscope.lab.chance import LIMITS, Chance, Draw
 from cowscope.lab.kernel import Stage
-from cowscope.lab.lockstep import Lockstep, Report, Step
+from cowscope.lab.lockstep import Lockstep, Report, Step, play
 from cowscope.lab.result import NotChecked
+from cowscope.lab.scenario import Scenario, ScenarioError
 from cowscope.vm.policies import Policy
 
 _BATCH = 40
@@ -114,9 +115,33 @@ def _batch(stage: Stage, found: Found, seed: int, policy: Policy | str, check_la
     try:
         compare()
     except Disagreement as disagreement:
-        found.report = disagreement.report
+        found.report = shortened(disagreement.report, stage, policy, check_laws=check_laws)
     except hypothesis.errors.Flaky:
         found.report, found.recurs = last[0], False
+
+
+def shortened(report: Report, stage: Stage, policy: Policy | str, *, check_laws: bool = False) -> Report:
+    """The same disagreement without the lines that it does not need: what Hypothesis cannot leave out."""
+    at = len(report.scenario.lines) - 2
+    while at >= 0:
+        fewer = _without(report.scenario, at)
+        shorter = fewer and play(fewer, stage, policy, check_laws=check_laws)
+        if shorter and shorter.differences:
+            report = shorter
+        at -= 1
+    return report
+
+
+def _without(scenario: Scenario, at: int) -> Scenario | None:
+    """The scenario without one line; None if it makes no sense then."""
+    fewer = Scenario(scenario.sentence, scenario.name)
+    try:
+        for index, line in enumerate(scenario.lines):
+            if index != at:
+                fewer.add(line.step)
+    except ScenarioError:
+        return None
+    return fewer
 
 
 def once(
