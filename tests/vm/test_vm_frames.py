@@ -141,6 +141,23 @@ def test_both_sides_of_a_fork_may_read_a_swapped_page(process: Process) -> None:
     assert [write(p, at) for p in (process, child)] == [Outcome.COPIED, Outcome.REUSED]
 
 
+def test_the_hardware_sees_no_swap_entry(process: Process) -> None:
+    at = written(process)
+    process.madvise(at, PAGE, Advice.PAGEOUT)
+    events: list[Event] = []
+    process.machine.listen(events.append)
+    process.load(at)
+    assert [event.error_code for event in events if isinstance(event, Trapped)] == [4]
+
+
+def test_what_is_freed_lazily_leaves_swap_at_once(process: Process) -> None:
+    at = written(process)
+    process.madvise(at, PAGE, Advice.PAGEOUT)
+    process.madvise(at, PAGE, Advice.FREE)
+    assert process.machine.memory.frames.n_swapped == 0
+    assert process.load(at, 4) == bytes(4)
+
+
 def test_shared_pages_and_a_full_device_stay_in_memory(process: Process) -> None:
     at = written(process, 9)
     process.fork()

@@ -3,7 +3,7 @@
 | advice | where | effect |
 |---|---|---|
 | DONTNEED | not locked | entries go, guard markers stay; the next read sees zeros, or the file |
-| FREE | private anonymous, not locked | entries become clean; contents stay until memory is short, which never comes here |
+| FREE | private anonymous, not locked | entries become clean, swap entries go; contents stay: memory never is short here |
 | REMOVE | shared, may become writable | the pages go from the page cache, and their entries everywhere |
 | DONTFORK, DOFORK | | a child gets no such mapping, or does again |
 | WIPEONFORK | private anonymous | a child gets the mapping empty |
@@ -36,7 +36,7 @@ import numpy as np
 from cowscope.errors import Forbidden, InvalidArgument, NoMemory
 from cowscope.vm import huge
 from cowscope.vm.calls import change, check_range, covering
-from cowscope.vm.entry import DIRTY, GUARD, frames_of, without
+from cowscope.vm.entry import DIRTY, GUARD, SWAP, frames_of, without
 from cowscope.vm.hugetlb import unit_of
 from cowscope.vm.mappings import MappingRecord
 from cowscope.vm.populate import populate_or_raise
@@ -145,8 +145,11 @@ def _cool(space: AddressSpace, part: MappingRecord) -> None:
 def _free(space: AddressSpace, part: MappingRecord) -> None:
     if part.flags & (_BACKED | MappingFlag.HUGETLB | MappingFlag.LOCKED):
         raise InvalidArgument("only private anonymous memory can be freed lazily")
-    _, slots = space.table.occupied(part.start, part.end)
+    pages, slots = space.table.occupied(part.start, part.end)
     entries, folios = space.memory.tables.entries, space.memory.folios
+    on_swap = (entries[slots] & SWAP) != 0
+    space.zap(pages[on_swap])
+    slots = slots[~on_swap]
     entries[slots] = without(entries[slots], DIRTY)
     if folios:
         for folio, count in folios.counted(frames_of(entries[slots])).items():

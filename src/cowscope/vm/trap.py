@@ -137,7 +137,7 @@ def _translate(space: AddressSpace, page: int, needed: int, by: int) -> int:
     entry = int(space.memory.tables.entries[slot])
     shared = needed == _STORE and slot >> LEAF_SHIFT in space.memory.tables.sharers
     if entry & needed != needed or shared:
-        present = PRESENT if entry & USER else 0
+        present = PRESENT if entry & _LOAD == _LOAD else 0
         raise PageFault(page, present | by | (_ERROR_WRITE if needed == _STORE else 0))
     marks = _MARKS[needed]
     if entry & marks != marks:
