@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +39,11 @@ def test_there_are_examples() -> None:
         for example in test.examples
     ]
     assert len(examples) > 50
+
+
+def test_the_guide_prints_what_it_says() -> None:
+    """Every line of output in it was produced by running it."""
+    guide = Path(__file__).parents[2] / "docs" / "virtual-memory.md"
+    result = doctest.testfile(str(guide), module_relative=False)
+    assert result.attempted > 40
+    assert result.failed == 0
