@@ -180,6 +180,8 @@ def _guard(space: AddressSpace, part: MappingRecord) -> None:
 
 
 def _unguard(space: AddressSpace, part: MappingRecord) -> None:
+    if part.flags & MappingFlag.HUGETLB:
+        raise InvalidArgument("hugetlb pages cannot be guarded")
     _, slots = space.table.occupied(part.start, part.end)
     entries = space.memory.tables.entries
     entries[slots[(entries[slots] & GUARD) != 0]] = 0

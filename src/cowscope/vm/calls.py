@@ -192,6 +192,7 @@ def covering(space: AddressSpace, start: int, end: int) -> Iterator[MappingRecor
 def change(space: AddressSpace, part: MappingRecord, flags: int) -> None:
     """Give a part of a mapping other flags, and merge it with its neighbours; nothing if it has them."""
     if flags != part.flags:
+        hugetlb.check_borders(space, part.start, part.end)
         for border in (part.start, part.end):
             huge_pages.split_at(space, border)
         space.mappings.update(part.start, part.end, clear=-1, add=flags)
@@ -208,7 +209,6 @@ def mprotect(space: AddressSpace, address: int, length: int, protection: Protect
     if not 0 < length <= space.layout.end - address or address < 0:
         raise NoMemory(f"{length:#x} bytes at {address:#x} lie outside of the address space")
     start = address >> space.layout.page_shift
-    hugetlb.check_borders(space, start, start + space.layout.pages(length))
     for part in covering(space, start, start + space.layout.pages(length)):
         if wanted & _WRITE and part.flags & _NEVER_WRITE:
             raise Forbidden("a shared mapping of a file opened for reading cannot become writable")
