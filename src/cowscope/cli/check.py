@@ -150,6 +150,8 @@ def _lines(reports: list[Report], seconds: float, found: Found | None, unseen: l
         yield f"not checked: {reason} ({len(names)} scenarios)"
     for rule, count in (found.left_out if found else {}).items():
         yield f"not counted: {rule} ({count} times)"
+    if retries := sum(report.retries for report in reports):
+        yield f"not counted: retry: the kernel took one fault twice ({retries} times)"
     for reason in unseen:
         yield f"not compared: {reason}"
 

@@ -6,7 +6,7 @@ the frame that the page has before and after, and whether that frame was allocat
 | fault | page afterwards | frame | outcome |
 |---|---|---|---|
 | none | | | no-fault |
-| read | | | mapped |
+| read | | | mapped; zero-filled out of the hugetlb pool |
 | write | file or shared | the same as before | tracked |
 | write | file or shared | another | mapped |
 | write | anonymous | the same as before | reused |
@@ -379,9 +379,10 @@ class Kernel:
 def _outcome(codes: tuple[int, ...], seen: Seen, before: View, after: View, at: int) -> str:
     if not codes:
         return Word.NO_FAULT
-    if not codes[-1] & 2:
-        return Word.MAPPED
     frame, state, old = int(after.frame[at]), int(after.state[at]), int(before.state[at])
+    if not codes[-1] & 2:
+        from_pool = state & State.HUGE and state & State.ANON and not old & State.PRESENT
+        return Word.ZERO_FILLED if from_pool else Word.MAPPED
     same = frame == int(before.frame[at]) and bool(old & State.PRESENT)
     if not state & State.ANON:
         return Word.TRACKED if same else Word.MAPPED

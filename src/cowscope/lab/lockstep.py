@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cowscope.lab.comparison import Comparison, Difference, compare_results
+from cowscope.lab.comparison import Comparison, Difference, compare_results, was_retried
 from cowscope.lab.kernel import Kernel, Stage
 from cowscope.lab.model import Model
 from cowscope.lab.result import NotChecked, Result
@@ -40,6 +40,8 @@ class Report:
     differences: tuple[Difference, ...] = ()
     last: Step | None = None
     not_checked: str = ""
+    retries: int = 0
+    """Faults that the kernel took twice (`comparison.was_retried`)."""
 
     @property
     def agreed(self) -> bool:
@@ -60,6 +62,7 @@ class Lockstep:
         self.comparison = Comparison(stage.sight)
         self.check_laws = check_laws
         self.operations = 0
+        self.retries = 0
         self._seen: dict[str, View] = {}
         self._n_places: tuple[int, int] = (0, 0)
         self.pages = watched([])
@@ -81,6 +84,7 @@ class Lockstep:
         self._seen = seen
         views = self.model.views(self.pages)
         found = compare_results(mine, other, self.comparison.sight)
+        self.retries += was_retried(mine, other)
         if self.check_laws:
             found += self._broken_laws()
         if line.expected and mine.outcome != line.expected:
@@ -124,4 +128,4 @@ def play(
                 upset = stage.upset_since(before)
                 told = () if upset else tuple(found)
                 return Report(scenario, both.operations, told, last, upset)
-        return Report(scenario, both.operations, (), last)
+        return Report(scenario, both.operations, (), last, retries=both.retries)

@@ -12,11 +12,10 @@ from __future__ import annotations
 import numpy as np
 
 from cowscope.errors import CallRefused
-from cowscope.lab.result import NotChecked, Result, Word
+from cowscope.lab.result import Result, Word
 from cowscope.lab.scenario import Line, Scenario
 from cowscope.lab.steps import (
     LABEL_BYTES,
-    Advice,
     Exec,
     Exit,
     File,
@@ -86,7 +85,6 @@ class Model:
         self.machine = Machine(policy, huge_pages=True, hugetlb_pages={HUGE: hugetlb})
         self.processes: dict[str, Process] = {}
         self._files: dict[str, MachineFile] = {}
-        self._hugetlb: set[str] = set()
         self._told: list[Event] = []
         self.machine.listen(self._told.append)
 
@@ -137,19 +135,12 @@ class Model:
             case Munmap():
                 process.munmap(*self._span(step.range))
             case Mprotect():
-                if step.range.count % HUGE:
-                    self._not_hugetlb("mprotect of parts", step.range)
                 process.mprotect(*self._span(step.range), step.protection)
             case Mremap():
-                self._not_hugetlb("mremap", step.range)
-                self._within_one_mapping(step.range, process)
                 to = None if step.to is None else self._span(step.to)[0]
                 size = step.pages << PAGE_SHIFT
                 process.mremap(*self._span(step.range), size, may_move=to is not None, new_address=to)
             case Madvise():
-                self._not_hugetlb("madvise", step.range)
-                if step.advice is Advice.FREE and self._has_large(step.range, process):
-                    raise NotChecked("the vm does not split a large folio for MADV_FREE")
                 process.madvise(*self._span(step.range), step.advice.number)
             case Mlock():
                 (process.munlock if step.unlock else process.mlock)(*self._span(step.range))
@@ -161,27 +152,10 @@ class Model:
             case _:
                 raise AssertionError(step)
 
-    def _within_one_mapping(self, area: Range, process: Process) -> None:
-        start = self.scenario.page(area)
-        found = process.space.mappings.clipped(start, start + area.count)
-        if found and found[0].start == start and found[0].end < start + area.count:
-            raise NotChecked("the vm has no mremap over several mappings (Linux 6.17)")
-
-    def _not_hugetlb(self, what: str, area: Range) -> None:
-        if area.name in self._hugetlb:
-            raise NotChecked(f"the vm has no {what} of hugetlb memory")
-
-    def _has_large(self, area: Range, process: Process) -> bool:
-        start, folios = self.scenario.page(area), self.machine.memory.folios
-        found = process.space.page_states(np.arange(start, start + area.count))
-        return bool(folios) and any(folios.of(frame) for frame in found.frame[found.present].tolist())
-
     def _span(self, area: Range) -> tuple[int, int]:
         return self.scenario.page(area) << PAGE_SHIFT, area.count << PAGE_SHIFT
 
     def _mmap(self, step: Mmap, process: Process) -> None:
-        if "hugetlb" in step.options:
-            self._hugetlb.add(step.name)
         address, length = self._span(Range(step.name, 0, step.pages))
         process.mmap(
             length,

@@ -26,6 +26,9 @@ _BATCH = 40
 _SHORTEST, _LONGEST = 40, 160
 
 
+RETRIED = "retry: the kernel took one fault twice"
+
+
 class Disagreement(Exception):
     """The two sides differ; the report says in what."""
 
@@ -157,7 +160,7 @@ def once(
     found.scenarios += 1
     with Lockstep(chance.scenario, stage, policy, check_laws=check_laws) as both:
         lines, step = list(chance.prologue), None
-        at = 0
+        at = retries = 0
         while True:
             for line in lines:
                 try:
@@ -167,6 +170,9 @@ def once(
                     found.left_out[str(missing)] += 1
                     continue
                 _count(found, step)
+                if both.retries > retries:
+                    found.left_out[RETRIED] += 1
+                    retries = both.retries
                 if differences:
                     if upset := stage.upset_since(before):
                         found.left_out[upset] += 1
