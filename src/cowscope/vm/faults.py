@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 CHUNK = 1 << 16
 _TIME_BITS = CHUNK.bit_length()
 
-_REUSED_OR_COPIED = (np.array(Outcome.REUSED, np.int8), np.array(Outcome.COPIED, np.int8))
+_COPIED_OR_REUSED = np.array([Outcome.COPIED, Outcome.REUSED], np.int8)
 _FILLS = np.zeros(16, np.bool_)
 _FILLS[[Outcome.COPIED, Outcome.ZERO_FILLED, Outcome.COPIED_FROM_FILE]] = True
 _KEEPS = np.zeros(16, np.bool_)
@@ -327,7 +327,8 @@ def _decide(memory: Memory, found: Located, asked: Ints, decided: Outcomes | Non
         memory.frames.mark(frames[reuse & (counts > 1)], FrameFlag.DISPUTED)
     if reuse.any():
         memory.frames.mark(frames[reuse & (counts == 1)], FrameFlag.EXCLUSIVE)
-    return np.where(reuse, *_REUSED_OR_COPIED)
+    outcomes: Outcomes = _COPIED_OR_REUSED[reuse.view(np.int8)]
+    return outcomes
 
 
 def _left_earlier(frames: Ints, time: Ints, leaves: Bools | None) -> Counts:
@@ -358,10 +359,9 @@ def _fill(memory: Memory, found: Located, at: Ints) -> None:
         memory.frames.copy_contents(_sources(memory, found, at), fresh)
     for space, part in found.chosen(at):
         memory.tlb.flush_each(space, int(np.count_nonzero(found.entries[part])))
-        first = part[(found.flags[part] & _ANON_VMA) == 0]
-        if first.size:
-            space.mappings.note_anon_vma(found.pages[first])
-    left = old[old != 0]
+        if not (found.flags[part] & _ANON_VMA).all():
+            space.mappings.note_anon_vma(found.pages[part])
+    left = old if old.all() else old[old != 0]
     if left.size:
         if memory.folios:
             memory.folios.unmapped(found.groups[0][0].id, left)

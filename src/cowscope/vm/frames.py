@@ -115,7 +115,10 @@ class Frames:
 
     def unmap(self, frames: Ints) -> None:
         """Count one entry less for each of `frames`, and free those that nobody refers to any more."""
-        np.subtract.at(self.map_counts, frames, np.int32(1))
+        if len(frames) == 1:
+            self.map_counts[frames] -= 1
+        else:
+            np.subtract.at(self.map_counts, frames, np.int32(1))
         self.map_counts[ZERO_PAGE] = 0
         self._free_unreferenced(frames)
 

@@ -180,7 +180,7 @@ def _fault(space: AddressSpace, page: int, access: int, *, unshare: bool = False
     held = int(space.mappings.flags[row])
     space.mappings.flags[row] |= access
     resolve = faults.write_faults if access == _WRITE else faults.read_faults
-    outcome = resolve(space.memory, {space.id: space}, np.array([space.id], np.int32), np.array([page]))[0]
+    outcome = resolve(space.memory, {space.id: space}, space.ids, np.array([page]))[0]
     lent = access * (not held & access)
     space.mappings.flags[row] &= ~lent
     if outcome >= Outcome.SEGMENTATION_FAULT:

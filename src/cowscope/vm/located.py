@@ -92,9 +92,9 @@ def _look_up(space: AddressSpace, pages: Ints, needed: int) -> tuple[Ints, Ints]
     flags = space.mappings.flags_at(pages)
     if space.has_stack and not flags.all() and space.grow_stack(pages[flags == 0]):
         flags = space.mappings.flags_at(pages)
-    allowed = (flags & needed) != 0
-    if allowed.all():
+    if (flags & needed).all():
         return flags, space.table.slots(pages, create=True)
+    allowed = (flags & needed) != 0
     slots = np.zeros(len(pages), np.int64)
     slots[allowed] = space.table.slots(pages[allowed], create=True)
     return flags, slots

@@ -80,8 +80,7 @@ def unmerge(space: AddressSpace, start: int, end: int) -> None:
         row = int(space.mappings.lookup(np.array([page]))[0])
         lent = _WRITE & ~int(space.mappings.flags[row])
         space.mappings.flags[row] |= lent
-        ids = np.array([space.id], np.int32)
-        outcome = faults.write_faults(memory, {space.id: space}, ids, np.array([page]))[0]
+        outcome = faults.write_faults(memory, {space.id: space}, space.ids, np.array([page]))[0]
         space.mappings.flags[row] &= ~lent
         if outcome == Outcome.OUT_OF_MEMORY:
             raise NoMemory("no frame is left to take merged pages apart")

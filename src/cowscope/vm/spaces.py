@@ -80,6 +80,8 @@ class AddressSpace:
     def __init__(self, memory: Memory, number: int) -> None:
         """Start empty, as space `number` of the machine that has `memory`."""
         self.id = number
+        self.ids = np.array([number], np.int32)
+        """The same as an array, for faults."""
         self.memory = memory
         self.mappings = Mappings()
         self.table = SparseTable(memory.tables)

@@ -51,7 +51,6 @@ class PageFault(Exception):
 
     def __init__(self, page: int, error_code: int) -> None:
         """Keep the page, and x86's error bits."""
-        super().__init__(page, error_code)
         self.page = page
         self.error_code = error_code
 
@@ -148,9 +147,8 @@ def _translate(space: AddressSpace, page: int, needed: int, by: int) -> int:
 def _handle(space: AddressSpace, address: int, fault: PageFault) -> None:
     memory = space.memory
     before = _entry(space, fault.page) if memory.listeners else 0
-    ids, pages = np.array([space.id], np.int32), np.array([fault.page])
     resolve = faults.write_faults if fault.error_code & _ERROR_WRITE else faults.read_faults
-    number = int(resolve(memory, {space.id: space}, ids, pages)[0])
+    number = int(resolve(memory, {space.id: space}, space.ids, np.array([fault.page]))[0])
     if not memory.listeners and number not in _RAISED:
         return
     outcome = Outcome(number)
