@@ -40,7 +40,7 @@ from cowscope.vm.policies import Policy
 from cowscope.vm.rules import MappingFlag, Outcome
 from cowscope.vm.spaces import AddressSpace
 
-MOST_OPERATIONS = 20_000
+MOST_OPERATIONS = 60_000
 _DRAWS = 120
 
 Patch = AbstractContextManager[Any]

@@ -44,6 +44,7 @@ LIMITS = (255, 7, 255, 255, 255)
 
 _MOST_PROCESSES, _MOST_NAMES, _FILE_PAGES = 5, 8, 6
 _PROTECTIONS = (3, 3, 3, 3, 3, 3, 1, 1, 0, 2)
+_WAYS = (Way.VM_READV, Way.VM_READV, Way.VM_READV, Way.VM_WRITEV, Way.MEM_READ, Way.MEM_WRITE)
 _FILES = ("data", "gaps")
 _ADVICE = (
     *(Advice.DONTNEED,) * 4,
@@ -136,7 +137,7 @@ class Chance:
 
     def remote(self, process: str, where: int, how: int, more: int) -> Step:
         """By somebody else."""
-        way = tuple(Way)[more % 4]
+        way = _WAYS[more % len(_WAYS)]
         data = self._data(how, more) if way in (Way.VM_WRITEV, Way.MEM_WRITE) else None
         return Remote(process, self._page(where, how), way, data)
 
