@@ -183,14 +183,13 @@ def _fault(space: AddressSpace, page: int, access: int, *, unshare: bool = False
     outcome = resolve(space.memory, {space.id: space}, space.ids, np.array([page]))[0]
     lent = access * (not held & access)
     space.mappings.flags[row] &= ~lent
-    if outcome >= Outcome.SEGMENTATION_FAULT:
-        return False
+    # Where the page itself cannot be had, fault-around may have mapped others.
     forbidden = WRITABLE * (unshare or not held & _WRITE) | USER * (not held & PROTECTION_BITS)
     if forbidden:
         slots = np.array([space.table.slot(page)]) if unshare else _with_neighbours(space, page, row)
         huge.before_change(space, slots)
         space.memory.tables.entries[slots] = without(space.memory.tables.entries[slots], forbidden)
-    return True
+    return bool(outcome < Outcome.SEGMENTATION_FAULT)
 
 
 def _with_neighbours(space: AddressSpace, page: int, row: int) -> Ints:
