@@ -75,6 +75,8 @@ def worst_case(scratch: Path) -> list[Row]:
     seconds(recorded(recording, copies))
     rows.append(Row("  events lost in it", str(lost(recording)), "", "", "0"))
     if "perf" in times:
+        rows.append(ratio("  perf record of the same tracepoint, beside it", times, "perf", "bare", ""))
+        rows.append(ratio("  default settings against perf record", times, "cowscope", "perf", "≤ 1"))
         rows.append(
             ratio("  the same tracepoint alone, against perf record", times, "one event", "perf", "≤ 1")
         )
