@@ -174,6 +174,17 @@ def test_attach_to_nobody(tmp_path: Path) -> None:
     assert not (tmp_path / "r.cow").exists()
 
 
+def test_attach_to_a_zombie(tmp_path: Path) -> None:
+    """A process without memory is told from one that is not there."""
+    gone = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
+    done = cowscope_run("attach", "-o", tmp_path / "r.cow", str(gone.pid))
+    gone.wait()
+    assert (done.status, one_line(done.stderr)) == (1, True)
+    assert "has no memory to observe" in done.stderr
+    assert not (tmp_path / "r.cow").exists()
+
+
 def test_attached_process_ends(compiled: Compiled, tmp_path: Path) -> None:
     """With the last of the observed processes the recording ends by itself."""
     out = tmp_path / "r.cow"

@@ -154,6 +154,8 @@ def attach_to(pid: int, options: Options, signals: SignalQueue | None = None) ->
     source = _source(options, Flag.INHERIT)
     raise_file_limit()
     name = proc.parse_stat(proc.read_stat(pid)).comm
+    if not proc.read_maps(pid):
+        raise CowscopeError(f"process {pid} has no memory to observe: it is a kernel thread, or a zombie")
     directory = make_directory(options.output, name)
     queue = signals or SignalQueue(ENDING)
     try:
