@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cowscope.vm.columns import Bools, Counts, Entries, Ints, Outcomes
+from cowscope.vm.columns import Bools, Counts, Entries, Ints, Outcomes, all_set
 from cowscope.vm.entry import (
     ACCESSED,
     DIRTY,
@@ -325,7 +325,7 @@ def _decide(memory: Memory, found: Located, asked: Ints, decided: Outcomes | Non
         memory.overruled += int(np.count_nonzero(~open_ & (reuse != (imposed == _REUSED))))
         reuse = np.where(open_, reuse, imposed == _REUSED)
         memory.frames.mark(frames[reuse & (counts > 1)], FrameFlag.DISPUTED)
-    if reuse.any():
+    if np.count_nonzero(reuse):
         memory.frames.mark(frames[reuse & (counts == 1)], FrameFlag.EXCLUSIVE)
     outcomes: Outcomes = _COPIED_OR_REUSED[reuse.view(np.int8)]
     return outcomes
@@ -359,9 +359,9 @@ def _fill(memory: Memory, found: Located, at: Ints) -> None:
         memory.frames.copy_contents(_sources(memory, found, at), fresh)
     for space, part in found.chosen(at):
         memory.tlb.flush_each(space, int(np.count_nonzero(found.entries[part])))
-        if not (found.flags[part] & _ANON_VMA).all():
+        if not all_set(found.flags[part] & _ANON_VMA):
             space.mappings.note_anon_vma(found.pages[part])
-    left = old if old.all() else old[old != 0]
+    left = old if all_set(old) else old[old != 0]
     if left.size:
         if memory.folios:
             memory.folios.unmapped(found.groups[0][0].id, left)
@@ -372,7 +372,7 @@ def _fill(memory: Memory, found: Located, at: Ints) -> None:
 def _sources(memory: Memory, found: Located, at: Ints) -> Ints:
     """The frame whose contents each of the faults `at` copies: the page's own, or the page cache's."""
     sources = found.frames[at]
-    if sources.all():
+    if all_set(sources):
         return sources
     none = at[(found.entries[at] == 0) & ((found.flags[at] & _FILE) != 0)]
     for space, part in found.chosen(none):

@@ -116,10 +116,14 @@ class Frames:
     def unmap(self, frames: Ints) -> None:
         """Count one entry less for each of `frames`, and free those that nobody refers to any more."""
         if len(frames) == 1:
-            self.map_counts[frames] -= 1
+            frame = int(frames[0])
+            self.map_counts[frame] -= 1
+            self.map_counts[ZERO_PAGE] = 0
+            if self.map_counts[frame] or self.others[frame]:
+                return
         else:
             np.subtract.at(self.map_counts, frames, np.int32(1))
-        self.map_counts[ZERO_PAGE] = 0
+            self.map_counts[ZERO_PAGE] = 0
         self._free_unreferenced(frames)
 
     def forget(self, frames: Ints) -> None:

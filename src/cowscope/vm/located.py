@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cowscope.vm.columns import Counts, Entries, Ints, Outcomes
+from cowscope.vm.columns import Counts, Entries, Ints, Outcomes, all_set
 from cowscope.vm.entry import frames_of
 from cowscope.vm.memory import Memory
 
@@ -90,9 +90,9 @@ def locate(
 
 def _look_up(space: AddressSpace, pages: Ints, needed: int) -> tuple[Ints, Ints]:
     flags = space.mappings.flags_at(pages)
-    if space.has_stack and not flags.all() and space.grow_stack(pages[flags == 0]):
+    if space.has_stack and not all_set(flags) and space.grow_stack(pages[flags == 0]):
         flags = space.mappings.flags_at(pages)
-    if (flags & needed).all():
+    if all_set(flags & needed):
         return flags, space.table.slots(pages, create=True)
     allowed = (flags & needed) != 0
     slots = np.zeros(len(pages), np.int64)
