@@ -85,6 +85,12 @@ class InvalidArgument(CallRefused):
     errno_name = "EINVAL"
 
 
+class NotModelled(InvalidArgument):
+    """The kernel would take the call; this system has no rule for it."""
+
+    errno_name = "not modelled"
+
+
 class NoMemory(CallRefused):
     """No room in the address space, no frame, or (mprotect, madvise) nothing mapped in part of the range."""
 

@@ -9,8 +9,8 @@ PAGE_SIZE = 1 << PAGE_SHIFT
 """Bytes in a base page, the unit in which the kernel copies (x86-64)."""
 
 NS_PER_S = 1_000_000_000
-NS_PER_US = 1_000
 """Nanoseconds in a second; every time in a recording is in nanoseconds of CLOCK_MONOTONIC."""
+NS_PER_US = 1_000
 
 _MULTIPLES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _SUFFIXES = {"": 0, "b": 0, "k": 1, "kb": 1, "kib": 1, "m": 2, "mb": 2, "mib": 2, "g": 3, "gb": 3, "gib": 3}

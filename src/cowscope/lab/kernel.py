@@ -388,9 +388,8 @@ def _outcome(codes: tuple[int, ...], seen: Seen, before: View, after: View, at: 
         return Word.TRACKED if same else Word.MAPPED
     zeroed = seen.zeroed(frame)
     if zeroed is None and not same and state & State.HUGE:
-        return (
-            Word.COPIED if old & State.PRESENT else Word.ZERO_FILLED
-        )  # out of the hugetlb pool, unannounced
+        # Out of the hugetlb pool, which no event tells.
+        return Word.COPIED if old & State.PRESENT else Word.ZERO_FILLED
     if zeroed is None:
         return Word.REUSED if same else Word.MAPPED
     if zeroed:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cowscope.errors import CallRefused
-from cowscope.lab.result import Result, Word
+from cowscope.errors import CallRefused, NotModelled
+from cowscope.lab.result import NotChecked, Result, Word
 from cowscope.lab.scenario import Line, Scenario
 from cowscope.lab.steps import (
     LABEL_BYTES,
@@ -106,6 +106,8 @@ class Model:
                     return self._remote(step)
                 case _:
                     self._call(step, self.processes[step.process])
+        except NotModelled as refusal:
+            raise NotChecked(f"the vm has no rule for it: {refusal.reason}") from refusal
         except CallRefused as refusal:
             return Result(refusal.errno_name)
         return Result("ok")

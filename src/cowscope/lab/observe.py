@@ -122,9 +122,8 @@ def _states(entries: Ints, flags: Ints, counts: Ints, full: bool) -> States:
         anon = flags >> _KPF_ANON & 1
         state |= anon * int(State.ANON) | (flags >> _KPF_EXCLUSIVE & anon) * int(State.EXCLUSIVE)
         state |= bit(flags, _KPF_ZERO, State.ZERO) | bit(flags, _KPF_KSM, State.KSM)
-        state[(flags >> _KPF_ZERO & 1) != 0] &= ~int(
-            State.FILE
-        )  # pagemap takes the huge zero page for a file's
+        # pagemap takes the huge zero page for a file's.
+        state[(flags >> _KPF_ZERO & 1) != 0] &= ~int(State.FILE)
         huge = (flags >> _KPF_THP | flags >> _KPF_HUGE) & ~(flags >> _KPF_ZERO) & 1
         state |= huge * int(State.HUGE)
         state |= (counts == 1) * int(State.ONCE)

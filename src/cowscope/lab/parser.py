@@ -2,7 +2,7 @@
 
     memfd NAME PAGES [sparse]                 disk NAME PAGES [sparse]
     P start          P fork Q                 P exit                    P exec
-    P mmap NAME PAGES rwx|none private|shared anonymous|FILE[i] [at RANGE] [populate] [noreserve] [hugetlb]
+    P mmap NAME PAGES rwx|none private|shared anonymous|FILE[i] [at RANGE] [OPTION]…
     P munmap RANGE   P mprotect RANGE rwx|none                          P mremap RANGE PAGES [to RANGE]
     P madvise RANGE ADVICE                    P truncate FILE PAGES
     P load RANGE ["bytes"]                    P store RANGE "bytes"     P read RANGE "bytes"
@@ -10,7 +10,7 @@
     P munlock RANGE
     P write FILE[i] "bytes"                   … each with [-> OUTCOME]
 
-P and Q are processes: names that begin with a capital letter. RANGE is NAME, NAME[i] or NAME[i..j]. The comment
+OPTION is populate, locked, noreserve or hugetlb. P and Q are processes: names that begin with a capital letter. RANGE is NAME, NAME[i] or NAME[i..j]. The comment
 before the first line, up to an empty line, is the sentence that the scenario shows; one before a later line
 tells that step's story. A mistake raises `BadScenario` with file, line, column and what was expected.
 

@@ -1,7 +1,7 @@
 """The operations of a scenario, one class each; `str` gives the line that means it.
 
 Pages are named, not numbered: `heap[3]` is the fourth page of the mapping `heap`, `heap[1..2]` the second and
-third, `heap` all of it as it was mapped. Where a name lies is `scenario.Places`' business. Bytes are at most
+third, `heap` all of it as it was mapped. Where a name lies is the business of `scenario`. Bytes are at most
 eight, the size of one load; a shorter string is filled up with zeros.
 """
 
@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+from cowscope import vm
+
 LABEL_BYTES = 8
 """How much of a page a scenario writes and compares: its first bytes."""
 
-READ, WRITE, EXECUTE = 1, 2, 4
+_READ_WRITE = int(vm.Protection.READ | vm.Protection.WRITE)
 
 
 class Advice(StrEnum):
-    """The kinds of madvise(2), with the kernel's names and (`number`) numbers."""
+    """The kinds of madvise(2), with the kernel's names."""
 
     DONTNEED = "dontneed"
     FREE = "free"
@@ -45,28 +47,7 @@ class Advice(StrEnum):
         >>> Advice("dontneed").number
         4
         """
-        return _NUMBERS[self.value]
-
-
-_NUMBERS = {
-    "dontneed": 4,
-    "free": 8,
-    "remove": 9,
-    "dontfork": 10,
-    "dofork": 11,
-    "mergeable": 12,
-    "unmergeable": 13,
-    "hugepage": 14,
-    "nohugepage": 15,
-    "wipeonfork": 18,
-    "keeponfork": 19,
-    "cold": 20,
-    "pageout": 21,
-    "populate_read": 22,
-    "populate_write": 23,
-    "guard_install": 102,
-    "guard_remove": 103,
-}
+        return int(vm.Advice[self.name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +169,7 @@ class Mmap:
     process: str
     name: str
     pages: int
-    protection: int = READ | WRITE
+    protection: int = _READ_WRITE
     shared: bool = False
     file: str | None = None
     offset: int = 0

@@ -47,7 +47,7 @@ class OnKernel:
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """One step; `events` are the machine's, in words; `frames` counts the frames in use, as `table_bytes` tables'."""
+    """One step; `events` are the machine's, in words; `frames` counts the frames in use."""
 
     number: int
     line: Line

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cowscope.errors import InvalidArgument, NoMemory
+from cowscope.errors import InvalidArgument, NoMemory, NotModelled
 from cowscope.vm.columns import Ints
 from cowscope.vm.entry import ACCESSED, OWNED, WRITABLE, entries_for, frames_of, without
 from cowscope.vm.folios import Folio
@@ -64,7 +64,7 @@ def unit_of(flags: int) -> int:
 def flags_for(space: AddressSpace, unit: int, *, plain: bool) -> int:
     """The flags of a new mapping of pages of `unit` base pages; only `plain` (private anonymous) ones are modelled."""
     if not plain:
-        raise InvalidArgument("hugetlb memory that is shared, or of a file, is not modelled")
+        raise NotModelled("hugetlb memory that is shared, or of a file")
     _pool(space, unit)
     return _HUGETLB | _OWNER | _GIGANTIC * (unit == GIGANTIC)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from cowscope.errors import InvalidArgument
+from cowscope.errors import InvalidArgument, NotModelled
 from cowscope.vm import faults, installing, processes, same_page
 from cowscope.vm.architecture import ARCHITECTURES, Architecture
 from cowscope.vm.columns import Outcomes
@@ -70,7 +70,7 @@ class Machine:
         Without `swap_pages` there is no swap. `huge_pages`: mappings marked HUGEPAGE get them; `folio_orders` (1 to
         8): all private anonymous memory gets folios of so many pages (powers of two) where they fit.
         `hugetlb_pages`: how many pages each pool has, by base pages in one (512: 2 MiB, 262144: 1 GiB).
-        Huge pages of both kinds are modelled for base pages of 4 KiB alone (`InvalidArgument`).
+        Huge pages of both kinds are modelled for base pages of 4 KiB alone (`NotModelled`).
         Threads are spread over `n_cpus` processors, which cost shootdowns.
         """
         chosen = POLICIES[policy] if isinstance(policy, str) else policy
@@ -81,7 +81,7 @@ class Machine:
             raise InvalidArgument("hugetlb pages are of 512 or 262144 base pages")
         built = ARCHITECTURES[architecture] if isinstance(architecture, str) else architecture
         if built.table_shift != LEAF_SHIFT and (huge_pages or hugetlb_pages):
-            raise InvalidArgument(f"huge pages of {built.name} are not modelled")
+            raise NotModelled(f"huge pages of {built.name}")
         self.memory = Memory(Frames(frame_limit, built.page_size), chosen, built)
         self.spaces = self.memory.spaces
         self.memory.swap_pages = swap_pages

@@ -2,7 +2,7 @@
 
 | event | effect |
 |---|---|
-| fork | a leaf table with nothing but copied private entries of small pages is shared; others are copied as ever |
+| fork | a leaf table with nothing but copied private entries of small pages, none pinned, is shared; others are copied as ever |
 | load | goes through a shared table |
 | store, or any change of entries | traps: the table is copied (W and exclusive marks go, map counts rise), then as ever |
 | the last other one leaves | the table is the space's own again, W and all: no fault is due |
@@ -37,6 +37,7 @@ def share_tables(parent: AddressSpace, child: AddressSpace, copied: Bools) -> No
     flags = parent.memory.frames.flags[frames]
     fit = copied[parent.mappings.lookup(pages)] & ((flags & int(FrameFlag.FILE)) == 0)
     fit &= ~huge.is_large(parent.memory, slots, frames)
+    fit &= ~np.isin(frames, list(parent.memory.frames.pins))
     mixed = set((pages[~fit] >> LEAF_SHIFT).tolist())
     numbers = [number for number in sorted(parent.table.leaves) if number not in mixed]
     parent.table.share(numbers, child.table)

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from cowscope.errors import BadAddress, InvalidArgument, NoMemory
+from cowscope.errors import BadAddress, InvalidArgument, NoMemory, NotModelled
 from cowscope.vm import layout
 from cowscope.vm.calls import choose
 from cowscope.vm.mappings import MappingRecord
@@ -126,7 +126,7 @@ def _move_all(space: AddressSpace, start: int, end: int, to: int, dont_unmap: bo
 
 def _refuse_hugetlb(record: MappingRecord) -> None:
     if record.flags & MappingFlag.HUGETLB:
-        raise InvalidArgument("mremap of hugetlb pages is not modelled")
+        raise NotModelled("mremap of hugetlb pages")
 
 
 def _grown_in_place(space: AddressSpace, record: MappingRecord, end: int, more: int) -> bool:

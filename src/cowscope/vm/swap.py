@@ -21,6 +21,7 @@ import numpy as np
 from cowscope.vm.entry import (
     ACCESSED,
     DIRTY,
+    FRAME_BITS,
     INHERITED,
     PRESENT,
     SWAP,
@@ -36,7 +37,6 @@ from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, MappingFlag
 if TYPE_CHECKING:
     from cowscope.vm.spaces import AddressSpace
 
-_FRAME = (1 << 52) - (1 << 12)
 _UNFIT = int(FrameFlag.SAME_PAGE | FrameFlag.DISPUTED)
 
 
@@ -53,7 +53,7 @@ def swap_out(space: AddressSpace, part: MappingRecord) -> None:
     )
     fit &= (memory.frames.map_counts[frames] == 1) & (memory.frames.others[frames] == 0)
     chosen = np.flatnonzero(fit)[: max(room, 0)]
-    kept = entries[chosen] & np.uint64(_FRAME | INHERITED | USER)
+    kept = entries[chosen] & np.uint64(FRAME_BITS | INHERITED | USER)
     memory.tables.entries[slots[chosen]] = kept | np.uint64(SWAP)
     memory.frames.swap_out(frames[chosen])
 
