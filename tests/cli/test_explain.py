@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from cowscope.cli import explain as command
 from cowscope.cli.explain import explain
 from cowscope.lab.library import story
 from cowscope.lab.parser import parse
 from cowscope.lab.story import Story
-from cowscope.views.story import Kind, lines, picture
+from cowscope.views.story import Kind, lines, paint, picture
 from cowscope.vm.policies import POLICIES
 
 FORKED = """# Short.
@@ -99,6 +102,34 @@ def test_any_scenario_can_be_told(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert done.stdout.startswith("Short.\n\n 1  A start")
     assert "    The child comes.\n" in done.stdout
+
+
+@pytest.mark.usefixtures("no_kernel")
+def test_a_comment_does_not_steer_the_terminal(tmp_path: Path) -> None:
+    """A scenario file comes from anywhere; bytes in it are ASCII, comments may be anything."""
+    path = tmp_path / "hostile.cow"
+    path.write_text(FORKED.replace("The child comes.", "\x1b[2Jgone").replace("Short.", "\x1b]0;title\x07"))
+    done = CliRunner().invoke(explain, ["--scenario", str(path)])
+    assert done.exit_code == 0
+    assert "\x1b" not in done.stdout
+    assert "    \\x1b[2Jgone\n" in done.stdout
+
+
+@pytest.mark.parametrize(("no_color", "width"), [("", 60), ("1", 60)])
+def test_a_terminal_gets_colours_unless_told_otherwise_and_lines_that_fit(
+    no_color: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As everywhere: https://no-color.org."""
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", "xterm")
+    out = io.StringIO()
+    terminal = Console(file=out, force_terminal=True, width=width, highlight=False)
+    for chapter in Story(parse(FORKED)):
+        paint(terminal, chapter, None)
+    coloured = re.search(r"\x1b\[3[0-9]m", out.getvalue())
+    assert (coloured is None) is bool(no_color)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+    assert max(map(len, plain.splitlines())) <= width
 
 
 def test_a_policy_that_is_none_is_told() -> None:

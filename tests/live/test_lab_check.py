@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,12 @@ def test_a_mistake_in_a_scenario_is_told_with_its_place(tmp_path: Path) -> None:
     assert check(str(tmp_path / "none.cow")).returncode != 0
 
 
+def test_a_time_that_is_no_number_is_refused() -> None:
+    """It would never be over."""
+    done = check("--minutes", "nan")
+    assert (done.returncode, "--minutes" in done.stderr) == (2, True)
+
+
 def test_ctrl_c_leaves_no_puppet_behind(root: None) -> None:
     """In the middle of random scenarios."""
     command = [sys.executable, "-m", "cowscope", "check", "--minutes", "5"]
@@ -116,11 +123,13 @@ def test_ctrl_c_leaves_no_puppet_behind(root: None) -> None:
 
 def _child_of(pid: int) -> int:
     """The first child of a process, as soon as it has one."""
-    while True:
+    give_up = time.monotonic() + 30
+    while time.monotonic() < give_up:
         with open(f"/proc/{pid}/task/{pid}/children") as file:
             children = file.read().split()
         if children:
             return int(children[0])
+    raise AssertionError(f"process {pid} has no child")
 
 
 def test_a_plain_user_compares_what_there_is_to_see(root: None) -> None:

@@ -76,6 +76,18 @@ def test_a_pinned_page_is_copied_at_fork(process: Process) -> None:
     assert process.fork().space.shared_at_fork == 2
 
 
+def test_a_pinned_page_stays_its_owners_where_tables_are_shared() -> None:
+    """The device and the process go on to see the same page."""
+    process = Machine("on-demand-fork").start()
+    at = written(process)
+    pin = process.pin(at, PAGE)
+    child = process.fork()
+    process.store(at, b"mine")
+    check(process.machine)
+    assert (pin.read(0, 4), child.load(at, 4)) == (b"mine", b"page")
+    pin.release()
+
+
 def test_a_fork_without_frames_for_pinned_pages_is_undone(process: Process) -> None:
     at = written(process)
     shared = process.mmap(PAGE, RW, shared=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+
+from cowscope.cli.status import clear_status_line, status_line
 
 if TYPE_CHECKING:
     from cowscope.lab.kernel import Stage
@@ -54,7 +56,11 @@ def check(
     from cowscope.lab.library import shipped
     from cowscope.lab.parser import parse_file
     from cowscope.lab.search import search
+    from cowscope.views.check import as_json as to_json
+    from cowscope.views.check import disagreements, lines
 
+    if minutes is not None and math.isnan(minutes):
+        raise click.BadParameter("nan is no time", param_hint="--minutes")
     if operations is None and minutes is None:
         operations = 0 if scenarios else _DEFAULT_OPERATIONS
     chosen = [parse_file(path) for path in scenarios] if scenarios else shipped()
@@ -68,14 +74,15 @@ def check(
             found = search(
                 stage, seed=seed, operations=operations, minutes=minutes, check_laws=laws, progress=_progress
             )
-        _wipe()
+        if sys.stderr.isatty():
+            clear_status_line()
         unseen = _unseen(stage)
     if as_json:
-        click.echo(json.dumps(_as_json(reports, seconds, found, unseen), indent=2))
+        click.echo(json.dumps(to_json(reports, seconds, found, unseen), indent=2))
     else:
-        for line in _lines(reports, seconds, found, unseen):
+        for line in lines(reports, seconds, found, unseen):
             click.echo(line)
-    ctx.exit(1 if _disagreements(reports, found) else 0)
+    ctx.exit(1 if disagreements(reports, found) else 0)
 
 
 def _play(chosen: list[Scenario], stage: Stage, laws: bool) -> list[Report]:
@@ -95,12 +102,7 @@ def _progress(found: Found) -> None:
 
 def _say(text: str) -> None:
     if sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{text[:100]}", nl=False, err=True)
-
-
-def _wipe() -> None:
-    if sys.stderr.isatty():
-        click.echo("\r\x1b[K", nl=False, err=True)
+        status_line(text)
 
 
 def _unseen(stage: Stage) -> list[str]:
@@ -111,80 +113,3 @@ def _unseen(stage: Stage) -> list[str]:
     if not stage.sight.faults:
         unseen.append(f"faults and what they did: {stage.untraced or 'needs root (frame numbers)'}")
     return unseen
-
-
-def _disagreements(reports: Iterable[Report], found: Found | None) -> list[Report]:
-    wrong = [report for report in reports if report.differences]
-    return wrong + ([found.report] if found is not None and found.report is not None else [])
-
-
-def _not_checked(reports: Iterable[Report]) -> dict[str, list[str]]:
-    missing: dict[str, list[str]] = {}
-    for report in reports:
-        if report.not_checked:
-            missing.setdefault(report.not_checked, []).append(report.scenario.name)
-    return missing
-
-
-def _lines(reports: list[Report], seconds: float, found: Found | None, unseen: list[str]) -> Iterable[str]:
-    from cowscope.views.page_tables import disagreement
-    from cowscope.views.text import escaped
-
-    wrong = _disagreements(reports, found)
-    for report in wrong:
-        yield f"DISAGREEMENT in {escaped(report.scenario.name)}"
-        if found is not None and report is found.report and not found.recurs:
-            yield "(it did not recur when the same scenario was run again)"
-        yield from map(escaped, disagreement(report))
-        yield ""
-    agreed = sum(report.agreed for report in reports)
-    operations = sum(report.operations for report in reports)
-    rate = operations / seconds if seconds else 0
-    yield f"{agreed} of {len(reports)} scenarios agree: {operations:,} operations, {rate:,.0f} a second"
-    if found is not None and found.operations:
-        yield (
-            f"{found.scenarios} random scenarios{'' if found.report else ' agree'}: {found.operations:,} "
-            f"operations, {found.operations / found.seconds:,.0f} a second, seed {found.seed}"
-        )
-    for reason, names in _not_checked(reports).items():
-        yield f"not checked: {reason} ({len(names)} scenarios)"
-    for rule, count in (found.left_out if found else {}).items():
-        yield f"not counted: {rule} ({count} times)"
-    if retries := sum(report.retries for report in reports):
-        yield f"not counted: retry: the kernel took one fault twice ({retries} times)"
-    for reason in unseen:
-        yield f"not compared: {reason}"
-
-
-def _as_json(reports: list[Report], seconds: float, found: Found | None, unseen: list[str]) -> dict[str, Any]:
-    return {
-        "agreed": not _disagreements(reports, found),
-        "scenarios": [_report_json(report) for report in reports],
-        "scenario_seconds": round(seconds, 3),
-        "random": None
-        if found is None
-        else {
-            "seed": found.seed,
-            "scenarios": found.scenarios,
-            "operations": found.operations,
-            "seconds": round(found.seconds, 3),
-            "by_kind": dict(found.by_kind),
-            "outcomes": {str(word): count for word, count in found.outcomes.items()},
-            "left_out": dict(found.left_out),
-            "disagreement": None if found.report is None else _report_json(found.report),
-            "recurs": found.recurs,
-        },
-        "not_compared": unseen,
-    }
-
-
-def _report_json(report: Report) -> dict[str, Any]:
-    return {
-        "name": report.scenario.name,
-        "shows": report.scenario.sentence,
-        "agreed": report.agreed,
-        "operations": report.operations,
-        "not_checked": report.not_checked or None,
-        "differences": [str(difference) for difference in report.differences],
-        "scenario": str(report.scenario) if report.differences else None,
-    }

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,43 +80,26 @@ def _chapters(story: Story) -> Iterator[Chapter]:
 
 
 def _tell(story: Story, *, wait: bool) -> None:
-    from cowscope.views.story import Kind, lines
+    from rich.text import Text
 
-    styles: dict[Kind, dict[str, Any]] = {
-        Kind.HEAD: {"bold": True},
-        Kind.SAID: {},
-        Kind.EVENT: {"fg": "cyan"},
-        Kind.PAGE: {},
-        Kind.CHANGED: {"fg": "yellow"},
-        Kind.KERNEL: {"dim": True},
-        Kind.PROBLEM: {"fg": "red"},
-    }
+    from cowscope.views.story import paint
+    from cowscope.views.terminal import console
+    from cowscope.views.text import escaped
+
+    out = console(sys.stdout)
     for sentence in story.scenario.sentence.splitlines():
-        click.secho(sentence, bold=True)
+        out.print(Text(escaped(sentence), "bold"), soft_wrap=not out.is_terminal)
     before = None
     for chapter in _chapters(story):
-        click.echo()
-        for line in lines(chapter, before):
-            click.secho(line.text, **styles[line.kind])
+        out.print()
+        paint(out, chapter, before)
         before = chapter
         if wait:
             click.pause("")
 
 
 def _as_json(story: Story, policy: str) -> dict[str, Any]:
-    chapters = []
-    for chapter in _chapters(story):
-        chapters.append(
-            {
-                "number": chapter.number,
-                "step": str(chapter.line.step),
-                "said": chapter.line.said,
-                "outcome": str(chapter.outcome),
-                "events": list(chapter.events),
-                "entries": [asdict(entry) for entry in chapter.entries],
-                "frames": chapter.frames,
-                "kernel": None if chapter.kernel is None else asdict(chapter.kernel),
-                "kernel_missing": chapter.kernel_missing or None,
-            }
-        )
+    from cowscope.views.story import as_json
+
+    chapters = [as_json(chapter) for chapter in _chapters(story)]
     return {"shows": story.scenario.sentence, "policy": policy, "chapters": chapters}

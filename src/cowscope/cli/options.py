@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cowscope.cli.status import clear_status_line, status_line
 from cowscope.units import format_bytes, pages_to_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def show_progress(progress: Progress) -> None:
     """One line on stderr, written over itself."""
     pages = progress.copied_pages
     copied = "" if pages is None else f"about {format_bytes(pages_to_bytes(pages))} copied · "
-    _status_line(
+    status_line(
         f"{progress.elapsed_s:.1f} s · {progress.processes:,} process(es) · {progress.faults:,} faults · "
         f"{copied}{progress.lost:,} lost"
     )
@@ -134,7 +135,7 @@ def finish(directory: Path, ended: str, choices: Choices) -> None:
     from cowscope.recorder.finalise import finalise
 
     if choices.shows_progress:
-        _status_line("writing the recording …")
+        status_line("writing the recording …")
     try:
         finalise(directory, keep_raw=choices.keep_raw)
     except KeyboardInterrupt:
@@ -146,7 +147,7 @@ def finish(directory: Path, ended: str, choices: Choices) -> None:
         ) from None
     finally:
         if choices.shows_progress:
-            click.echo("\r\x1b[2K", err=True, nl=False)
+            clear_status_line()
     reason = _EARLY.get(ended, ended if ended.startswith("write error") else "")
     if reason:
         click.echo(f"cowscope: recording ended, {reason}; everything up to then is in {directory}", err=True)
@@ -160,10 +161,6 @@ def summarise(directory: Path, choices: Choices) -> None:
 
     print_summary(directory, sys.stderr, top=choices.top)
     click.echo(f"\nRecording: {directory}  (cowscope show {directory})", err=True)
-
-
-def _status_line(text: str) -> None:
-    click.echo(f"\r\x1b[2Kcowscope: {text}", err=True, nl=False)
 
 
 _EARLY = {"size": "--max-size was reached", "disk": "the disk is full"}

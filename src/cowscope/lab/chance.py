@@ -98,10 +98,6 @@ class Chance:
         except ScenarioError:
             return []
 
-    def forget_last(self) -> None:
-        """The last line was not done after all."""
-        self.scenario.lines.pop()
-
     def _place(self, where: int) -> tuple[str, Place]:
         names = list(self.scenario.places)
         name = names[where % len(names)]

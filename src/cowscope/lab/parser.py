@@ -10,9 +10,10 @@
     P munlock RANGE
     P write FILE[i] "bytes"                   … each with [-> OUTCOME]
 
-OPTION is populate, locked, noreserve or hugetlb. P and Q are processes: names that begin with a capital letter. RANGE is NAME, NAME[i] or NAME[i..j]. The comment
-before the first line, up to an empty line, is the sentence that the scenario shows; one before a later line
-tells that step's story. A mistake raises `BadScenario` with file, line, column and what was expected.
+OPTION is populate, locked, noreserve or hugetlb. P and Q are processes: names that begin with a capital letter.
+RANGE is NAME, NAME[i] or NAME[i..j]. The comment before the first line, up to an empty line, is the sentence that
+the scenario shows; one before a later line tells that step's story. A mistake raises `BadScenario` with file,
+line, column and what was expected.
 
 Not here: what a step means, and whether it can be taken (`scenario`).
 """

@@ -10,11 +10,16 @@ the step begins with `*`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
 
 from cowscope.lab.story import Chapter, Entry
 from cowscope.units import NS_PER_US
+from cowscope.views.text import escaped
 
 
 class Kind(StrEnum):
@@ -29,6 +34,17 @@ class Kind(StrEnum):
     PROBLEM = "problem"
 
 
+_STYLES = {
+    Kind.HEAD: "bold",
+    Kind.SAID: "",
+    Kind.EVENT: "cyan",
+    Kind.PAGE: "",
+    Kind.CHANGED: "yellow",
+    Kind.KERNEL: "dim",
+    Kind.PROBLEM: "red",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class TextLine:
     """A line and what it is."""
@@ -37,11 +53,32 @@ class TextLine:
     text: str
 
 
+def paint(out: Console, chapter: Chapter, before: Chapter | None) -> None:
+    """Print a chapter; folded at a terminal's width, and never in a pipe."""
+    for line in lines(chapter, before):
+        out.print(Text(line.text, _STYLES[line.kind]), soft_wrap=not out.is_terminal)
+
+
+def as_json(chapter: Chapter) -> dict[str, Any]:
+    """A chapter for programs; times in nanoseconds."""
+    return {
+        "number": chapter.number,
+        "step": str(chapter.line.step),
+        "said": chapter.line.said,
+        "outcome": str(chapter.outcome),
+        "events": list(chapter.events),
+        "entries": [asdict(entry) for entry in chapter.entries],
+        "frames": chapter.frames,
+        "kernel": None if chapter.kernel is None else asdict(chapter.kernel),
+        "kernel_missing": chapter.kernel_missing or None,
+    }
+
+
 def lines(chapter: Chapter, before: Chapter | None) -> Iterator[TextLine]:
     """The lines of a chapter; `before` is the chapter before it."""
     yield TextLine(Kind.HEAD, f"{chapter.number:>2}  {chapter.line.step}   → {chapter.outcome}")
     if chapter.line.said:
-        yield TextLine(Kind.SAID, f"    {chapter.line.said}")
+        yield TextLine(Kind.SAID, f"    {escaped(chapter.line.said)}")
     if chapter.events:
         yield TextLine(Kind.EVENT, f"    {' → '.join(chapter.events)}")
     old = set(picture(before.entries)) if before else set()
@@ -99,7 +136,7 @@ def _kernel(chapter: Chapter) -> Iterator[TextLine]:
     if kernel is None:
         yield TextLine(Kind.KERNEL, f"    live kernel: not asked ({chapter.kernel_missing})")
         return
-    spent = f"{kernel.nanoseconds / NS_PER_US:,.0f} µs with two trips through pipes"
+    spent = f"{kernel.nanoseconds / NS_PER_US:,.0f} µs asking included"
     verdict = "the same picture" if kernel.agrees else "ANOTHER PICTURE"
     yield TextLine(Kind.KERNEL, f"    live kernel: {kernel.outcome or 'done'}, {verdict}; {spent}")
     for difference in kernel.differences:

@@ -2,7 +2,7 @@
 
 | event | effect |
 |---|---|
-| fork | a leaf table with nothing but copied private entries of small pages, none pinned, is shared; others are copied as ever |
+| fork | a leaf table of nothing but copied private entries, of small pages, none pinned, is shared; others: as ever |
 | load | goes through a shared table |
 | store, or any change of entries | traps: the table is copied (W and exclusive marks go, map counts rise), then as ever |
 | the last other one leaves | the table is the space's own again, W and all: no fault is due |

@@ -218,7 +218,10 @@ class Process:
         return self.space.load(address, count)
 
     def store(self, address: int, data: bytes) -> None:
-        """Write `data` at `address`, all of it or nothing; raises as `load` does."""
+        """Write `data` at `address`, all of it or not a byte; raises as `load` does.
+
+        Pages that were faulted in before one that could not be stay so, as in the kernel.
+        """
         self._check_access(address, len(data))
         self.space.store(address, data)
 
