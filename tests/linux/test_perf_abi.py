@@ -36,5 +36,5 @@ def test_defaults_wake_at_once_and_count_every_event() -> None:
 
 
 def test_requests_are_the_kernels() -> None:
-    """_IO('$', n), and _IOW for a pointer on 64 bits."""
-    assert [int(request) for request in Ioctl] == [0x2400, 0x2401, 0x2405, 0x40082406]
+    """_IO('$', n), _IOW for a pointer on 64 bits, and _IOW for a u32."""
+    assert [int(request) for request in Ioctl] == [0x2400, 0x2401, 0x2405, 0x40082406, 0x40042408]

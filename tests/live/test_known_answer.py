@@ -76,11 +76,14 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("source", ["bpf", "tracepoint"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.scenario)
-def test_pages_of_the_mapping(case: Case, compiled: Callable[[str], Path], tmp_path: Path) -> None:
+def test_pages_of_the_mapping(
+    case: Case, source: str, compiled: Callable[[str], Path], tmp_path: Path
+) -> None:
     """Copies, reuses and zero-fills of the mapping equal the arithmetic, and all else is known exactly."""
     out = tmp_path / "r.cow"
-    done = record_gated(out, compiled("known"), case.scenario, str(PAGES))
+    done = record_gated(out, compiled("known"), case.scenario, str(PAGES), options=["--source", source])
     assert (done.status, done.stdout) == (0, "done\n"), done.stderr
     said = shown(out, "mapping")
     pages = at_mapping(said)

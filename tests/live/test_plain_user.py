@@ -170,7 +170,8 @@ def test_plain_user_and_a_process_of_another(room: Room) -> None:
     assert not (room.path / "r.cow").exists()
 
 
-def test_plain_user_asks_for_tracepoints(room: Room) -> None:
+@pytest.mark.parametrize("source", ["bpf", "tracepoint"])
+def test_plain_user_asks_for_tracepoints(room: Room, source: str) -> None:
     """What was asked for by name is refused and not replaced: 77, one line."""
-    done = room.cowscope("run", "-q", "-o", "r.cow", "--source", "tracepoint", "--", "true")
+    done = room.cowscope("run", "-q", "-o", "r.cow", "--source", source, "--", "true")
     assert (done.status, one_line(done.stderr)) == (77, True), done.stderr

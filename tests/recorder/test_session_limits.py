@@ -41,6 +41,12 @@ class FakeProbes:
     def n_bytes(self, channel: Channel) -> int:
         return self.bytes if channel is Channel.FAULT else 0
 
+    def n_records(self, channel: Channel) -> int:
+        return self.n_bytes(channel) // 100
+
+    def patience_s(self) -> float:
+        return 0.1
+
     def lost(self) -> dict[str, int]:
         return {"fault": 3}
 
@@ -55,7 +61,6 @@ def session(directory: Path, limits: Limits, probes: FakeProbes) -> Session:
         probes=cast(Probes, probes),
         journal=JournalWriter(directory),
         limits=limits,
-        fault_bytes=100,
     )
 
 

@@ -72,10 +72,11 @@ _OPTIONS = (
     ),
     click.option(
         "--source",
-        type=click.Choice(["auto", "tracepoint", "software"]),
+        type=click.Choice(["auto", "bpf", "tracepoint", "software"]),
         default="auto",
         show_default=True,
-        help="Where faults come from; software needs no rights and gives estimates.",
+        help="Where faults come from: BPF programs or perf events at the tracepoints, or the software event, "
+        "which needs no rights and gives estimates.",
     ),
     click.option("--keep-raw", is_flag=True, help="Keep the raw ring contents beside the tables."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no summary."),

@@ -70,7 +70,7 @@ class Trace:
             for name in _FAULTS:
                 self._open(name, ("address", "error_code"), within, cpu)
             self._open(_ALLOCATION, ("pfn", "gfp_flags", "order"), _OF_USERS, cpu)
-            self._ring = Ring(self._events[0], _RING_BYTES)
+            self._ring = Ring(self._events[0].fd, _RING_BYTES)
             for event in self._events[1:]:
                 event.output_to(self._events[0])
             for event in self._events:

@@ -14,13 +14,15 @@ import errno
 import mmap
 import os
 import struct
+import sys
 from collections.abc import Sequence
 
 from cowscope.errors import MissingRight, NoSuchProcess
 from cowscope.linux.perf_abi import FLAG_FD_CLOEXEC, READ_LOST, SYSCALL_NUMBER, Attributes, Ioctl
 from cowscope.units import PAGE_SIZE
 
-_HEAD, _TAIL = 1024, 1032
+HEAD_AT, TAIL_AT = 1024, 1032
+"""Bytes of the first page of a ring where its two positions are: how far the kernel wrote, and we have taken."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -54,6 +56,10 @@ class Event:
         """Write into the ring of `other`, an event on the same CPU, instead of a ring of its own."""
         self._ioctl(Ioctl.SET_OUTPUT, other.fd)
 
+    def run_program(self, program: int) -> None:
+        """Have a BPF program run at each hit of this tracepoint, by any task, also while the event is disabled."""
+        self._ioctl(Ioctl.SET_BPF, program)
+
     def enable(self) -> None:
         """Start counting, for this task and what has inherited from it."""
         self._ioctl(Ioctl.ENABLE, 0)
@@ -83,14 +89,14 @@ class Event:
 
 
 class Ring:
-    """The ring of an event: `n_bytes` (a power of two) of data, drained without looking at it."""
+    """A ring of `n_bytes` (a power of two) of data, drained without looking at it."""
 
-    def __init__(self, event: Event, n_bytes: int) -> None:
-        """Map the ring; raises `PermissionError` past perf_event_mlock_kb, `OSError` else."""
-        self._map = mmap.mmap(event.fd, PAGE_SIZE + n_bytes)
+    def __init__(self, fd: int, n_bytes: int, *, offset: int = 0) -> None:
+        """Map the ring at byte `offset` of `fd`; raises `PermissionError` past perf_event_mlock_kb, else `OSError`."""
+        self._map = mmap.mmap(fd, PAGE_SIZE + n_bytes, offset=offset)
         self._data = memoryview(self._map)[PAGE_SIZE:]
-        self._head = ctypes.c_uint64.from_buffer(self._map, _HEAD)
-        self._tail = ctypes.c_uint64.from_buffer(self._map, _TAIL)
+        self._head = ctypes.c_uint64.from_buffer(self._map, HEAD_AT)
+        self._tail = ctypes.c_uint64.from_buffer(self._map, TAIL_AT)
         self.n_bytes = n_bytes
 
     def pending(self) -> int:
@@ -111,6 +117,10 @@ class Ring:
     def take(self, n_bytes: int) -> None:
         """Let the kernel reuse the first `n_bytes` of what waited."""
         self._tail.value += n_bytes
+
+    def number(self, at: int) -> int:
+        """The u64 at byte `at` of the bookkeeping page."""
+        return int.from_bytes(self._map[at : at + 8], sys.byteorder)
 
     def close(self) -> None:
         """Unmap the ring."""

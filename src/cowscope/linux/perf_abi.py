@@ -86,6 +86,7 @@ class Ioctl(IntEnum):
     DISABLE = 0x2401
     SET_OUTPUT = 0x2405
     SET_FILTER = 0x40082406
+    SET_BPF = 0x40042408
 
 
 SYSCALL_NUMBER = {"x86_64": 298, "aarch64": 241}

@@ -24,6 +24,8 @@ from cowscope.linux.perf_abi import COMM_EXEC_MISC, RecordType
 HEADER_BYTES = 8
 IDENTITY_BYTES = 16
 """The trailer of a sideband record: pid, tid, time."""
+SAMPLE_RAW_AT = 28
+"""Byte of a sample (header, pid, tid, time, raw size) where the tracepoint's own record begins."""
 
 _HEADER = np.dtype([("type", "<u4"), ("misc", "<u2"), ("size", "<u2")])
 _HEADER_STRUCT = struct.Struct("<IHH")
@@ -142,6 +144,16 @@ def sample_fields(data: NDArray[np.uint8], run: Run, dtype: np.dtype[np.void]) -
     """A view of a run of samples as the packed structure `dtype`, which lays out a record with its header."""
     block = data[run.offset : run.offset + run.count * run.size].reshape(run.count, run.size)
     return block[:, : dtype.itemsize].view(dtype)[:, 0]
+
+
+def lost_record(time: int, count: int) -> bytes:
+    """A record as the kernel writes it when a ring was full, by no task in particular.
+
+    >>> list(records(np.frombuffer(lost_record(7, 3), np.uint8)))
+    [Lost(time=7, count=3)]
+    """
+    size = HEADER_BYTES + 16 + IDENTITY_BYTES
+    return struct.pack("<IHHQQIIQ", RecordType.LOST, 0, size, 0, count, 0, 0, time)
 
 
 def records(data: NDArray[np.uint8]) -> Iterator[Record]:

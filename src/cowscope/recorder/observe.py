@@ -35,7 +35,7 @@ from cowscope.recording.journal import JournalWriter, raw_directory
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a caller may choose; `source` is "auto", "tracepoint" or "software"."""
+    """What a caller may choose; `source` is "auto", "bpf", "tracepoint" or "software"."""
 
     output: Path | None = None
     limits: Limits = Limits()
@@ -66,7 +66,7 @@ class RunningCommand:
         Raises `MissingRight`, `CommandNotStarted`, `CowscopeError`; then nothing is left behind.
         """
         flags = Flag.INHERIT | Flag.DISABLED | Flag.ENABLE_ON_EXEC
-        source = _source(options, flags)
+        self._source = source = _source(options, flags)
         self.directory = make_directory(options.output, arguments[0])
         self.exit_status: int | None = None
         self._signals = signals or SignalQueue(FORWARDED)
@@ -106,8 +106,8 @@ class RunningCommand:
 
     def _prepare(self, source: Source, options: Options) -> Session:
         raw = raw_directory(self.directory)
-        probes = Probes(source.plan, source.rings, raw)
-        probes.open_for(self._command.pid)
+        probes = source.probes(raw)
+        probes.open_for(self._command.pid, at_exec=True)
         journal = JournalWriter(raw)
         journal.append(
             start_note(
@@ -121,6 +121,7 @@ class RunningCommand:
         self._signals.restore()
         if hasattr(self, "_command") and self._command.waiting:
             self._command.abandon()
+        self._source.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _ended(self) -> None:
@@ -173,13 +174,14 @@ def attach_to(pid: int, options: Options, signals: SignalQueue | None = None) ->
         shutil.rmtree(directory, ignore_errors=True)
         raise
     finally:
+        source.close()
         queue.restore()
     return Outcome(directory, session.ended)
 
 
 def _attached_session(pid: int, name: str, directory: Path, source: Source, options: Options) -> Session:
     raw = raw_directory(directory)
-    probes = Probes(source.plan, source.rings, raw)
+    probes = source.probes(raw)
     journal = JournalWriter(raw)
     journal.append(start_note(source, command=(name,), attached=True, first_touch=options.first_touch))
     session = _session(directory, probes, journal, source, options)
@@ -248,7 +250,6 @@ def _session(
         probes=probes,
         journal=journal,
         limits=options.limits,
-        fault_bytes=source.fault_bytes,
         new_task_event=(new_task.id, new_task.fields["clone_flags"].offset) if new_task else None,
         on_progress=options.on_progress,
     )

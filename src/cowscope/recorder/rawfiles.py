@@ -17,7 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cowscope.linux.perf_abi import RecordType
-from cowscope.linux.perf_records import Comm, Exit, Fork, Lost, Record, records, runs, sample_fields
+from cowscope.linux.perf_records import (
+    SAMPLE_RAW_AT,
+    Comm,
+    Exit,
+    Fork,
+    Lost,
+    Record,
+    records,
+    runs,
+    sample_fields,
+)
 from cowscope.recorder.channels import ALLOCATION_EVENT, FAULT_EVENTS, PAGE_RECORD_BYTES, Channel
 from cowscope.recording.schema import Access, Allocation
 
@@ -26,9 +36,6 @@ PROMPT_NS = 20_000
 
 MOVED_NS = 20_000_000
 """How long a fault may take during which its thread is put on another CPU: some time slices."""
-
-_RAW_AT = 28
-"""Byte of a sample (header, pid, tid, time, raw size) where the tracepoint's own record begins."""
 
 _CHUNK_ROWS = 1 << 18
 
@@ -190,8 +197,13 @@ def _tracepoint_sample(events: Mapping[str, Any]) -> np.dtype[np.void]:
         {
             "names": ["pid", "tid", "time", "address", "ip", "error"],
             "formats": ["<u4", "<u4", "<u8", "<u8", "<u8", "u1"],
-            "offsets": [8, 12, 16, *(_RAW_AT + fields[name] for name in ("address", "ip", "error_code"))],
-            "itemsize": _RAW_AT + max(fields.values()) + 8,
+            "offsets": [
+                8,
+                12,
+                16,
+                *(SAMPLE_RAW_AT + fields[name] for name in ("address", "ip", "error_code")),
+            ],
+            "itemsize": SAMPLE_RAW_AT + max(fields.values()) + 8,
         }
     )
 

@@ -22,13 +22,10 @@ import numpy as np
 from cowscope.errors import AccessDenied, NoSuchProcess
 from cowscope.linux.perf_records import Comm, Exit, Fork, RawSample, records
 from cowscope.recorder import census
-from cowscope.recorder.channels import PAGE_RECORD_BYTES, Channel
-from cowscope.recorder.probes import Probes
+from cowscope.recorder.channels import Channel
+from cowscope.recorder.probes import TICK_S, Probes
 from cowscope.recording.journal import JournalWriter, Note
 from cowscope.units import NS_PER_S
-
-TICK_S = 0.1
-"""The longest time without a look at the rings."""
 
 CENSUS_AGES_S = (1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)
 """Ages of a process at which it is looked at again."""
@@ -69,7 +66,6 @@ class Session:
     probes: Probes
     journal: JournalWriter
     limits: Limits
-    fault_bytes: int
     new_task_event: tuple[int, int] | None = None
     """Id of task:task_newtask and the offset of its `clone_flags`."""
     on_progress: Callable[[Progress], None] | None = None
@@ -106,7 +102,7 @@ class Session:
     def _wait(self, poll: select.poll) -> set[int]:
         """Descriptors that have something; an event whose thread has ended hands its ring's bell on."""
         ready = set()
-        for fd, what in poll.poll(TICK_S * 1000):
+        for fd, what in poll.poll(self.probes.patience_s() * 1000):
             ready.add(fd)
             if what & select.POLLHUP:
                 poll.unregister(fd)
@@ -166,7 +162,7 @@ class Session:
         return Progress(
             elapsed_s=(time.monotonic_ns() - self.started_ns) / NS_PER_S,
             processes=self.n_processes,
-            faults=self.probes.n_bytes(Channel.FAULT) // self.fault_bytes,
+            faults=self.probes.n_records(Channel.FAULT),
             copied_pages=self._allocated_pages(),
             lost=sum(self.probes.lost().values()),
         )
@@ -174,7 +170,7 @@ class Session:
     def _allocated_pages(self) -> int | None:
         if not self.probes.watches(Channel.PAGE):
             return None
-        return self.probes.n_bytes(Channel.PAGE) // PAGE_RECORD_BYTES
+        return self.probes.n_records(Channel.PAGE)
 
     def _follow(self, data: bytes) -> None:
         """Learn of forks, exits and execs from the bytes of a task ring."""

@@ -22,6 +22,7 @@ from cowscope.recorder.channels import (
     ALLOCATION_EVENT,
     FAULT_EVENTS,
     NAMES,
+    PAGE_RECORD_BYTES,
     RING_BYTES,
     SMALL_RING_BYTES,
     Channel,
@@ -29,10 +30,12 @@ from cowscope.recorder.channels import (
     software_plan,
     tracepoint_plan,
 )
+from cowscope.recorder.probes import Probes, online_cpus
+from cowscope.recorder.programs import RECORD_BYTES, FaultPrograms
 from cowscope.recording.journal import Note, raw_directory
 
 FAULT_BYTES = {"tracepoint": 64, "software": 40}
-"""Bytes of a fault's record in each source; the replay takes them from the records themselves."""
+"""Bytes of a fault's record in each kind of source; the replay takes them from the records themselves."""
 
 MAX_SOFTWARE_PARANOID = 2
 """The highest perf_event_paranoid at which a plain user may observe own processes."""
@@ -46,11 +49,19 @@ class Source:
     plan: Plan
     rings: Mapping[Channel, int]
     events: Mapping[str, TraceEvent]
+    programs: FaultPrograms | None = None
+    """What brings faults and pages at a tracepoint; None: perf events of the plan do."""
 
-    @property
-    def fault_bytes(self) -> int:
-        """Bytes of a fault's record."""
-        return FAULT_BYTES[self.kind]
+    def probes(self, raw: Path) -> Probes:
+        """What observes, with its raw files in `raw`; it closes the programs with itself."""
+        sizes = {Channel.FAULT: FAULT_BYTES[self.kind], Channel.PAGE: PAGE_RECORD_BYTES}
+        sizes |= RECORD_BYTES if self.programs else {}
+        return Probes(self.plan, self.rings, raw, programs=self.programs, record_bytes=sizes)
+
+    def close(self) -> None:
+        """Take the programs out of the kernel, if no probes have done so."""
+        if self.programs is not None:
+            self.programs.close()
 
     def describe(self) -> Note:
         """What the raw files cannot tell by themselves: ids and field offsets of the tracepoints."""
@@ -64,21 +75,21 @@ class Source:
 
 
 def choose_source(*, first_touch: bool, flags: Flag, allocations: bool = True, kind: str = "auto") -> Source:
-    """The best source that this user may have; `kind` forces one of "tracepoint" and "software".
+    """The best source that this user may have; `kind` forces one of "bpf", "tracepoint" and "software".
 
     Raises `MissingRight` with what to do when there is none.
     """
     if kind == "software":
         return _software(flags)
     try:
-        return _tracepoint(first_touch, allocations, flags)
+        return _tracepoint(first_touch, allocations, flags, kind)
     except MissingRight:
-        if kind == "tracepoint":
+        if kind != "auto":
             raise
     return _software(flags)
 
 
-def _tracepoint(first_touch: bool, allocations: bool, flags: Flag) -> Source:
+def _tracepoint(first_touch: bool, allocations: bool, flags: Flag, kind: str) -> Source:
     wanted = (name for name in NAMES if allocations or name != ALLOCATION_EVENT)
     found = {name: tracefs.event(*name.split(":")) for name in wanted}
     events = {name: event for name, event in found.items() if event is not None}
@@ -91,12 +102,25 @@ def _tracepoint(first_touch: bool, allocations: bool, flags: Flag) -> Source:
     ):
         raise MissingRight("tracepoints are refused to this user", "run as root or with CAP_PERFMON")
     rings = fitting_rings(RING_BYTES)
-    return Source(
-        "tracepoint",
-        tracepoint_plan(events, first_touch=first_touch, flags=flags, rings=rings),
-        rings,
-        events,
-    )
+    plan = tracepoint_plan(events, first_touch=first_touch, flags=flags, rings=rings)
+    programs = None if kind == "tracepoint" else _programs(events, rings, first_touch, must=kind == "bpf")
+    if programs is not None:
+        plan = {channel: specs for channel, specs in plan.items() if channel not in RECORD_BYTES}
+    return Source("tracepoint", plan, rings, events, programs)
+
+
+def _programs(
+    events: Mapping[str, TraceEvent], rings: Mapping[Channel, int], first_touch: bool, *, must: bool
+) -> FaultPrograms | None:
+    """The programs, or None where this kernel or user cannot have them; then raises, if they `must` be."""
+    try:
+        return FaultPrograms(events, first_touch=first_touch, ring_bytes=rings, cpus=online_cpus())
+    except (MissingRight, OSError) as error:
+        if not must:
+            return None
+        if isinstance(error, MissingRight):
+            raise
+        raise MissingRight(f"no BPF programs here: {error.strerror}", "use --source tracepoint") from error
 
 
 def _software(flags: Flag) -> Source:
