@@ -6,6 +6,7 @@ the frame that the page has before and after, and whether that frame was allocat
 | fault | page afterwards | frame | outcome |
 |---|---|---|---|
 | none | | | no-fault |
+| any | on swap before, there now | | swapped-in |
 | read | | | mapped; zero-filled out of the hugetlb pool |
 | write | file or shared | the same as before | tracked |
 | write | file or shared | another | mapped |
@@ -149,6 +150,7 @@ class Kernel:
         self._pagemaps: dict[str, int] = {}
         self._opened: dict[str, dict[str, int]] = {}
         self._borders: dict[str, tuple[Border, ...]] = {}
+        self._pages_out = False
 
     def __enter__(self) -> Kernel:
         """Itself."""
@@ -257,19 +259,22 @@ class Kernel:
                 return self._mremap(step, puppet)
             case Madvise():
                 reply = puppet.do(Call.MADVISE, *self._span(step.range), step.advice.number)
+                self._pages_out |= step.advice is Advice.PAGEOUT
                 if step.advice in _BATCHED:
                     self._drain(puppet)
                 return reply
             case Load():
-                return puppet.do(stub.LOAD, self._address(step.at))
+                return self._drained(puppet, puppet.do(stub.LOAD, self._address(step.at)))
             case Store():
-                return puppet.do(stub.STORE, self._address(step.at), _word(step.data))
+                reply = puppet.do(stub.STORE, self._address(step.at), _word(step.data))
+                return self._drained(puppet, reply)
             case Read():
                 os.pwrite(self._files[_SCRATCH], step.data.ljust(LABEL_BYTES, b"\0"), 0)
                 scratch = self._open(puppet, _SCRATCH)
                 if self.stage.trace:
                     self.stage.trace.skip()
-                return puppet.do(Call.PREAD64, scratch, self._address(step.at), LABEL_BYTES, 0)
+                reply = puppet.do(Call.PREAD64, scratch, self._address(step.at), LABEL_BYTES, 0)
+                return self._drained(puppet, reply)
             case Remote():
                 reply = self._remote(step, puppet)
                 self._drain(puppet)
@@ -296,6 +301,12 @@ class Kernel:
         except OSError as error:
             return Reply((1 << 64) - (error.errno or errno.EIO), signal=_FAILED)
         return Reply(0)
+
+    def _drained(self, puppet: Puppet, reply: Reply) -> Reply:
+        """The reply of an access: a page that came back from swap with it stands in this CPU's batch."""
+        if self._pages_out:
+            self._drain(puppet)
+        return reply
 
     def _drain(self, puppet: Puppet) -> None:
         """Empty this CPU's batches, whose references would make the next writes copy: any such advice does."""
@@ -381,6 +392,8 @@ def _outcome(codes: tuple[int, ...], seen: Seen, before: View, after: View, at: 
     if not codes:
         return Word.NO_FAULT
     frame, state, old = int(after.frame[at]), int(after.state[at]), int(before.state[at])
+    if old & State.SWAPPED and state & State.PRESENT:
+        return Word.SWAPPED_IN
     if not codes[-1] & 2:
         from_pool = state & State.HUGE and state & State.ANON and not old & State.PRESENT
         return Word.ZERO_FILLED if from_pool else Word.MAPPED

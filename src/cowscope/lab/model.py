@@ -16,6 +16,8 @@ from cowscope.lab.result import NotChecked, Result, Word
 from cowscope.lab.scenario import Line, Scenario
 from cowscope.lab.steps import (
     LABEL_BYTES,
+    Access,
+    Advice,
     Exec,
     Exit,
     File,
@@ -65,6 +67,8 @@ _WORDS = {
     Outcome.WRITE_TRACKED: Word.TRACKED,
 }
 _USER_BIT = 4
+_SWAP_PAGES = 4096
+"""More than any scenario can fill."""
 
 
 class Model:
@@ -79,13 +83,17 @@ class Model:
 
     sight: Sight = EVERYTHING
 
-    def __init__(self, scenario: Scenario, policy: Policy | str = "linux", *, hugetlb: int = 64) -> None:
-        """An empty machine on which the steps of `scenario` can be done; its pool has `hugetlb` pages of 2 MiB."""
+    def __init__(
+        self, scenario: Scenario, policy: Policy | str = "linux", *, hugetlb: int = 64, swap: bool = True
+    ) -> None:
+        """An empty machine for the steps of `scenario`, with `hugetlb` pages of 2 MiB in its pool."""
         self.scenario = scenario
-        self.machine = Machine(policy, huge_pages=True, hugetlb_pages={HUGE: hugetlb})
+        pool = {HUGE: hugetlb}
+        self.machine = Machine(policy, huge_pages=True, hugetlb_pages=pool, swap_pages=_SWAP_PAGES * swap)
         self.processes: dict[str, Process] = {}
         self._files: dict[str, MachineFile] = {}
         self._told: list[Event] = []
+        self._pages_out = False
         self.machine.listen(self._told.append)
 
     def do(self, line: Line) -> Result:
@@ -143,6 +151,7 @@ class Model:
                 size = step.pages << PAGE_SHIFT
                 process.mremap(*self._span(step.range), size, may_move=to is not None, new_address=to)
             case Madvise():
+                self._pages_out |= step.advice is Advice.PAGEOUT
                 process.madvise(*self._span(step.range), step.advice.number)
             case Mlock():
                 (process.munlock if step.unlock else process.mlock)(*self._span(step.range))
@@ -175,7 +184,7 @@ class Model:
 
     def _access(self, step: Load | Store) -> Result:
         process, (address, _) = self.processes[step.process], self._span(step.at)
-        data = None
+        data, was_out = None, self._is_out(step)
         try:
             if isinstance(step, Load):
                 data = process.load(address, LABEL_BYTES)
@@ -183,16 +192,23 @@ class Model:
                 process.store(address, step.data.ljust(LABEL_BYTES, b"\0"))
         except AccessFault as fault:
             return Result(_signal(fault), self._codes())
-        return Result(self._classified(), self._codes(), data)
+        return Result(Word.SWAPPED_IN if was_out else self._classified(), self._codes(), data)
 
     def _read(self, step: Read) -> Result:
         address, _ = self._span(step.at)
-        data = step.data.ljust(LABEL_BYTES, b"\0")
+        data, was_out = step.data.ljust(LABEL_BYTES, b"\0"), self._is_out(step)
         try:
             kernel_access.copy_to_user(self.processes[step.process].space, address, data)
         except CallRefused as refusal:
             return Result(refusal.errno_name, self._codes())
-        return Result(self._classified(), self._codes())
+        return Result(Word.SWAPPED_IN if was_out else self._classified(), self._codes())
+
+    def _is_out(self, step: Access) -> bool:
+        """Whether the page is on swap now."""
+        if not self._pages_out:
+            return False
+        page = np.array([self.scenario.page(step.at)])
+        return bool(self.processes[step.process].space.page_states(page).swapped[0])
 
     def _remote(self, step: Remote) -> Result:
         space, (address, _) = self.processes[step.process].space, self._span(step.at)

@@ -8,6 +8,7 @@
 | from-file | trapped; got a fresh page with the contents of the page cache |
 | reused | trapped; the page it had became writable |
 | mapped | trapped; a page that was there before (zero page, page cache) was mapped |
+| swapped-in | trapped; the page was on swap and came back, or another's copy of it did |
 | tracked | trapped; a shared page became writable, and somebody noted the write |
 | SEGV_MAPERR, SEGV_ACCERR, BUS_ADRERR | trapped, and a signal with this code came of it |
 
@@ -31,6 +32,7 @@ class Word(StrEnum):
     FROM_FILE = "from-file"
     REUSED = "reused"
     MAPPED = "mapped"
+    SWAPPED_IN = "swapped-in"
     TRACKED = "tracked"
     SEGV_MAPERR = "SEGV_MAPERR"
     SEGV_ACCERR = "SEGV_ACCERR"
