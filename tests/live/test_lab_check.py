@@ -36,15 +36,16 @@ def check(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
-def test_all_shipped_scenarios_agree(root: None) -> None:
-    """And most of them can be checked here."""
+def test_all_shipped_scenarios_agree(all_memory_kinds: None) -> None:
+    """Every one: swap, hugetlb pages and folios are there for them."""
     with Stage() as stage:
         reports = [play(scenario, stage, check_laws=True) for scenario in shipped()]
     wrong = ["\n".join(disagreement(report)) for report in reports if report.differences]
     assert wrong == []
-    assert sum(report.agreed for report in reports) >= 200
-    for report in reports:
-        assert report.agreed or report.not_checked
+    # A scenario is left out where the kernel's answer was chance (it says which), and for that alone.
+    left_out = {report.scenario.name: report.not_checked for report in reports if not report.agreed}
+    assert all(":" in reason for reason in left_out.values()), left_out
+    assert len(left_out) <= len(reports) // 100, left_out
 
 
 @pytest.mark.slow

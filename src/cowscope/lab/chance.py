@@ -21,6 +21,8 @@ from cowscope.lab.steps import (
     Exit,
     File,
     Fork,
+    Hold,
+    Holder,
     Load,
     Madvise,
     Mmap,
@@ -29,6 +31,7 @@ from cowscope.lab.steps import (
     Munmap,
     Range,
     Read,
+    Release,
     Remote,
     Start,
     Step,
@@ -137,6 +140,15 @@ class Chance:
         data = self._data(how, more) if way in (Way.VM_WRITEV, Way.MEM_WRITE) else None
         return Remote(process, self._page(where, how), way, data)
 
+    def hold(self, process: str, where: int, how: int, more: int) -> Step:
+        """By a device or a pipe."""
+        return Hold(process, self._range(where, how), (Holder.PIN, Holder.SPLICE)[more & 1])
+
+    def release(self, process: str, where: int, how: int, more: int) -> Step | None:
+        """One of those there are."""
+        held = sorted(self.scenario.holds, key=str)
+        return Release(*held[where % len(held)]) if held else None
+
     def fork(self, process: str, where: int, how: int, more: int) -> Step | None:
         """As long as there are few processes."""
         if len(self.scenario.alive) >= _MOST_PROCESSES:
@@ -205,6 +217,8 @@ _OPERATIONS: Sequence[_Operation] = (
     *(Chance.load,) * 10,
     *(Chance.read,) * 3,
     *(Chance.remote,) * 5,
+    Chance.hold,
+    *(Chance.release,) * 2,
     *(Chance.fork,) * 7,
     *(Chance.exit,) * 3,
     Chance.exec,

@@ -32,7 +32,8 @@ import time
 from types import TracebackType
 
 from cowscope.errors import CowscopeError, MissingRight
-from cowscope.lab import remote, stub
+from cowscope.lab import holds, remote, stub
+from cowscope.lab.model import Settings
 from cowscope.lab.observe import Observer, read_borders
 from cowscope.lab.puppet import Call, Puppet, Reply, Troupe
 from cowscope.lab.result import NotChecked, Result, Word
@@ -44,7 +45,10 @@ from cowscope.lab.steps import (
     Exec,
     Exit,
     File,
+    Folios,
     Fork,
+    Hold,
+    Holder,
     Load,
     Madvise,
     Mlock,
@@ -54,6 +58,7 @@ from cowscope.lab.steps import (
     Munmap,
     Range,
     Read,
+    Release,
     Remote,
     Start,
     Store,
@@ -103,8 +108,11 @@ class Stage:
             self.untraced = ""
         except MissingRight as error:
             self.trace, self.untraced = None, str(error)
-        self.swap = b"\n/" in _read("/proc/swaps")
-        self.hugetlb = int(_read(_POOL) or 0)
+        self.settings = Settings(
+            hugetlb_pages=int(_read(_POOL) or 0),
+            swap=b"\n/" in _read("/proc/swaps"),
+            folio_orders=frozenset(order for order in range(1, 9) if self.thp and _is_advised(order)),
+        )
         seen = self.observer.sight
         self.sight = Sight(seen.states, seen.frames, self.trace is not None and seen.frames, seen.borders)
 
@@ -151,6 +159,7 @@ class Kernel:
         self._opened: dict[str, dict[str, int]] = {}
         self._borders: dict[str, tuple[Border, ...]] = {}
         self._pages_out = False
+        self._holds: dict[tuple[str, Range, Holder], holds.Hold] = {}
 
     def __enter__(self) -> Kernel:
         """Itself."""
@@ -167,9 +176,14 @@ class Kernel:
     def check(self, line: Line) -> None:
         """Raise `NotChecked` if this machine cannot show what `line` is about."""
         step = line.step
-        if isinstance(step, Madvise) and step.advice is Advice.PAGEOUT and not self.stage.swap:
+        if isinstance(step, Madvise) and step.advice is Advice.PAGEOUT and not self.stage.settings.swap:
             raise NotChecked("this machine has no swap")
-        if isinstance(step, Mmap) and "hugetlb" in step.options and not self.stage.hugetlb:
+        if isinstance(step, Folios) and step.order not in self.stage.settings.folio_orders:
+            size = f"{PAGE_SIZE * step.pages >> 10}kB"
+            raise NotChecked(
+                f"folios of {size} are not set to madvise here (transparent_hugepage/hugepages-{size})"
+            )
+        if isinstance(step, Mmap) and "hugetlb" in step.options and not self.stage.settings.hugetlb_pages:
             raise NotChecked("this machine has no free hugetlb pages (sysctl vm.nr_hugepages=32 gives some)")
         if isinstance(step, Madvise) and step.advice is Advice.HUGEPAGE and not self.stage.thp:
             raise NotChecked("huge pages are not set to madvise on this machine")
@@ -185,8 +199,9 @@ class Kernel:
         if self.stage.trace:
             self.stage.trace.skip()
         began = time.perf_counter_ns()
-        if isinstance(step, File):
-            self._make(step)
+        if isinstance(step, File | Folios):
+            if isinstance(step, File):
+                self._make(step)
             self.spent_ns = time.perf_counter_ns() - began
             return Result("ok"), self.views(pages)
         puppet = self.puppets.get(step.process)
@@ -279,6 +294,16 @@ class Kernel:
                 reply = self._remote(step, puppet)
                 self._drain(puppet)
                 return reply
+            case Hold():
+                hold = holds.pin if step.holder is Holder.PIN else holds.splice
+                reply, held = hold(puppet, *self._span(step.range))
+                if not reply.error:
+                    self._holds[step.process, step.range, step.holder] = held
+                self._drain(puppet)
+                return reply
+            case Release():
+                kept = self._holds.pop((step.process, step.range, step.holder), None)
+                return holds.release(puppet, kept, self._span(step.range)[1]) if kept else Reply(0)
             case Mlock():
                 number = Call.MUNLOCK if step.unlock else Call.MLOCK
                 return puppet.do(number, *self._span(step.range))
@@ -409,6 +434,12 @@ def _outcome(codes: tuple[int, ...], seen: Seen, before: View, after: View, at: 
     if zeroed:
         return Word.ZERO_FILLED
     return Word.COPIED if old & State.ANON else Word.FROM_FILE
+
+
+def _is_advised(order: int) -> bool:
+    """Whether folios of so many pages go to memory marked HUGEPAGE. Those set to "always" are taken from puppets."""
+    chosen = _read(f"/sys/kernel/mm/transparent_hugepage/hugepages-{PAGE_SIZE >> 10 << order}kB/enabled")
+    return any(word in chosen for word in (b"[madvise]", b"[inherit]"))
 
 
 def _word(data: bytes) -> int:

@@ -57,7 +57,7 @@ class Lockstep:
     ) -> None:
         """Nothing done yet."""
         self.scenario = scenario
-        self.model = Model(scenario, policy, hugetlb=stage.hugetlb, swap=stage.swap)
+        self.model = Model(scenario, policy, stage.settings)
         self.kernel = Kernel(scenario, stage)
         self.comparison = Comparison(stage.sight)
         self.check_laws = check_laws

@@ -9,6 +9,8 @@ traps.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from cowscope.errors import CallRefused, NotModelled
@@ -21,7 +23,10 @@ from cowscope.lab.steps import (
     Exec,
     Exit,
     File,
+    Folios,
     Fork,
+    Hold,
+    Holder,
     Load,
     Madvise,
     Mlock,
@@ -31,6 +36,7 @@ from cowscope.lab.steps import (
     Munmap,
     Range,
     Read,
+    Release,
     Remote,
     Start,
     Store,
@@ -56,6 +62,7 @@ from cowscope.vm import (
 )
 from cowscope.vm import File as MachineFile
 from cowscope.vm.hugetlb import HUGE
+from cowscope.vm.kernel_access import Hold as MachineHold
 
 _WORDS = {
     Outcome.NO_FAULT: Word.NO_FAULT,
@@ -71,6 +78,17 @@ _SWAP_PAGES = 4096
 """More than any scenario can fill."""
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What of a machine its administrator chooses; the defaults can do all that there are words for."""
+
+    hugetlb_pages: int = 64
+    """Free pages of 2 MiB in the pool."""
+    swap: bool = True
+    folio_orders: frozenset[int] = frozenset()
+    """Sizes of folios, as powers of two, that memory marked HUGEPAGE may get beside 2 MiB."""
+
+
 class Model:
     """One side: the vm under a policy.
 
@@ -84,16 +102,23 @@ class Model:
     sight: Sight = EVERYTHING
 
     def __init__(
-        self, scenario: Scenario, policy: Policy | str = "linux", *, hugetlb: int = 64, swap: bool = True
+        self, scenario: Scenario, policy: Policy | str = "linux", settings: Settings | None = None
     ) -> None:
-        """An empty machine for the steps of `scenario`, with `hugetlb` pages of 2 MiB in its pool."""
+        """An empty machine for the steps of `scenario`, set up as that of the live kernel is."""
         self.scenario = scenario
-        pool = {HUGE: hugetlb}
-        self.machine = Machine(policy, huge_pages=True, hugetlb_pages=pool, swap_pages=_SWAP_PAGES * swap)
+        settings = settings or Settings()
+        self.machine = Machine(
+            policy,
+            huge_pages=True,
+            advised_orders=settings.folio_orders,
+            hugetlb_pages={HUGE: settings.hugetlb_pages},
+            swap_pages=_SWAP_PAGES * settings.swap,
+        )
         self.processes: dict[str, Process] = {}
         self._files: dict[str, MachineFile] = {}
         self._told: list[Event] = []
         self._pages_out = False
+        self._holds: dict[tuple[str, Range, Holder], MachineHold] = {}
         self.machine.listen(self._told.append)
 
     def do(self, line: Line) -> Result:
@@ -104,6 +129,8 @@ class Model:
             match step:
                 case File():
                     self._make(step)
+                case Folios():
+                    self.machine.memory.advised_orders |= {step.order}
                 case Start():
                     self.processes[step.process] = self.machine.start()
                 case Load() | Store():
@@ -153,6 +180,15 @@ class Model:
             case Madvise():
                 self._pages_out |= step.advice is Advice.PAGEOUT
                 process.madvise(*self._span(step.range), step.advice.number)
+            case Hold():
+                address, length = self._span(step.range)
+                pin = step.holder is Holder.PIN
+                held = process.pin(address, length) if pin else process.splice(address, length)
+                self._holds[step.process, step.range, step.holder] = held
+            case Release():
+                kept = self._holds.pop((step.process, step.range, step.holder), None)
+                if kept is not None:
+                    kept.release()
             case Mlock():
                 (process.munlock if step.unlock else process.mlock)(*self._span(step.range))
             case Write():

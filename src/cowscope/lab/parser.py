@@ -1,13 +1,13 @@
 """The text form of scenarios, read: one operation a line, words with blanks between, `#` to the end of a line.
 
-    memfd NAME PAGES [sparse]                 disk NAME PAGES [sparse]
+    memfd NAME PAGES [sparse]                 disk NAME PAGES [sparse]                   folios PAGES
     P start          P fork Q                 P exit                    P exec
     P mmap NAME PAGES rwx|none private|shared anonymous|FILE[i] [at RANGE] [OPTION]…
     P munmap RANGE   P mprotect RANGE rwx|none                          P mremap RANGE PAGES [to RANGE]
     P madvise RANGE ADVICE                    P truncate FILE PAGES
     P load RANGE ["bytes"]                    P store RANGE "bytes"     P read RANGE "bytes"
     P vm_readv RANGE   P vm_writev RANGE "bytes"   P mem_read RANGE   P mem_write RANGE "bytes"   P mlock RANGE
-    P munlock RANGE
+    P munlock RANGE  P pin RANGE  P unpin RANGE  P splice RANGE  P unsplice RANGE
     P write FILE[i] "bytes"                   … each with [-> OUTCOME]
 
 OPTION is populate, locked, noreserve or hugetlb. P and Q are processes: names that begin with a capital letter.
@@ -35,7 +35,10 @@ from cowscope.lab.steps import (
     Exec,
     Exit,
     File,
+    Folios,
     Fork,
+    Hold,
+    Holder,
     Load,
     Madvise,
     Mlock,
@@ -45,6 +48,7 @@ from cowscope.lab.steps import (
     Munmap,
     Range,
     Read,
+    Release,
     Remote,
     Start,
     Step,
@@ -60,6 +64,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _RANGE = re.compile(r"([a-z][a-z0-9_]*)(?:\[(\d{1,9})(?:\.\.(\d{1,9}))?\])?\Z")
 _PROTECTION = re.compile(r"(?=.)r?w?x?\Z")
 _MOST_PAGES = 1 << 22
+_FOLIO_PAGES = tuple(1 << order for order in range(1, 9))
 
 
 class BadScenario(UsageError):
@@ -88,8 +93,8 @@ def parse(text: str, name: str = "scenario") -> Scenario:
     >>> parse('A start\\nA leap')
     Traceback (most recent call last):
     cowscope.lab.parser.BadScenario: scenario:2:3: unknown word leap; expected one of exec, exit, fork, load, \
-madvise, mem_read, mem_write, mlock, mmap, mprotect, mremap, munlock, munmap, read, start, store, truncate, \
-vm_readv, vm_writev, write
+madvise, mem_read, mem_write, mlock, mmap, mprotect, mremap, munlock, munmap, pin, read, splice, start, store, truncate, \
+unpin, unsplice, vm_readv, vm_writev, write
     """
     lines = text.splitlines()
     sentence, head = _sentence(lines)
@@ -189,7 +194,10 @@ class _Line:
         if word in ("memfd", "disk"):
             self.at += 1
             return self._file(word)
-        process = self._process("a process (its name begins with a capital letter), memfd or disk")
+        if word == "folios":
+            self.at += 1
+            return self._folios()
+        process = self._process("a process (its name begins with a capital letter), memfd, disk or folios")
         verb = self._one_of(dict(_VERBS))
         return _VERBS[verb](self, process)
 
@@ -198,6 +206,13 @@ class _Line:
         sparse = self._peek() == "sparse"
         self.at += sparse
         return File(name, pages, kind, sparse)
+
+    def _folios(self) -> Folios:
+        pages = self._pages()
+        if pages not in _FOLIO_PAGES:
+            self.at -= 1
+            self._fail(f"there are no folios of {pages} pages", f"one of {', '.join(map(str, _FOLIO_PAGES))}")
+        return Folios(pages)
 
     def _process(self, expected: str = "a process (its name begins with a capital letter)") -> str:
         return self._match(_PROCESS, expected)[0]
@@ -304,6 +319,10 @@ _VERBS: dict[str, Callable[[_Line, str], Step]] = {
     "read": lambda line, process: Read(process, line._page(), line._data()),
     "mlock": lambda line, process: Mlock(process, line._range()),
     "munlock": lambda line, process: Mlock(process, line._range(), unlock=True),
+    "pin": lambda line, process: Hold(process, line._range(), Holder.PIN),
+    "unpin": lambda line, process: Release(process, line._range(), Holder.PIN),
+    "splice": lambda line, process: Hold(process, line._range(), Holder.SPLICE),
+    "unsplice": lambda line, process: Release(process, line._range(), Holder.SPLICE),
     "vm_readv": lambda line, process: Remote(process, line._page(), Way.VM_READV),
     "mem_read": lambda line, process: Remote(process, line._page(), Way.MEM_READ),
     "vm_writev": lambda line, process: Remote(process, line._page(), Way.VM_WRITEV, line._data()),

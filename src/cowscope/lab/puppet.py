@@ -42,9 +42,10 @@ _PR_SET_THP_DISABLE = 41
 class Call:
     """Numbers of the system calls that puppets make, on x86-64."""
 
-    READ, OPEN, MMAP, MPROTECT, MUNMAP, SIGACTION, PREAD64 = 0, 2, 9, 10, 11, 13, 17
+    READ, OPEN, CLOSE, MMAP, MPROTECT, MUNMAP, SIGACTION, PREAD64 = 0, 2, 3, 9, 10, 11, 13, 17
     PWRITE64, MREMAP, MADVISE, CLONE, VFORK, EXECVE = 18, 25, 28, 56, 58, 59
     FTRUNCATE, MLOCK, MUNLOCK, PRCTL, EXIT_GROUP = 77, 149, 150, 157, 231
+    SPLICE, VMSPLICE, PIPE2, IO_URING_SETUP, IO_URING_REGISTER = 275, 278, 293, 425, 427
 
 
 class PuppetDied(CowscopeError):
@@ -99,6 +100,14 @@ class Puppet:
         os.write(self._in, command)
         return Reply(*_REPLY.unpack(self._receive(32, f"command {number:#x}")))
 
+    def put(self, data: bytes) -> int:
+        """Write up to 2,048 bytes into its buffer, where no command touches them; their address."""
+        address = stub.buffer_address(self.slot) + 2048
+        os.write(self._in, _COMMAND.pack(Call.READ, self._commands, address, len(data), 0, 0, 0, 0))
+        os.write(self._in, data)
+        self._receive(32, "put")
+        return address
+
     @property
     def tail_address(self) -> int:
         """Where `tail` lies in the puppet's memory while it carries the command out."""
@@ -130,12 +139,9 @@ class Puppet:
 
     def exec(self) -> None:
         """Have it run its own program anew; its number of arguments tells it its slot."""
-        buffer = stub.buffer_address(self.slot)
-        path, arguments = buffer + 2048, buffer + 2048 + 16
+        path = stub.buffer_address(self.slot) + 2048
         data = b"/proc/self/exe".ljust(16, b"\0") + struct.pack("<Q", path) * self.slot + bytes(8)
-        os.write(self._in, _COMMAND.pack(Call.READ, self._commands, path, len(data), 0, 0, 0, 0))
-        os.write(self._in, data)
-        self._receive(32, "exec")
+        arguments = self.put(data) + 16
         null = path + len(data) - 8
         os.write(self._in, _COMMAND.pack(Call.EXECVE, path, arguments, null, 0, 0, 0, 0))
         self.ready()

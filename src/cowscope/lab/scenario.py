@@ -30,7 +30,10 @@ from cowscope.lab.steps import (
     Exec,
     Exit,
     File,
+    Folios,
     Fork,
+    Hold,
+    Holder,
     Load,
     Madvise,
     Mlock,
@@ -40,6 +43,7 @@ from cowscope.lab.steps import (
     Munmap,
     Range,
     Read,
+    Release,
     Remote,
     Start,
     Step,
@@ -53,6 +57,8 @@ FIRST_PAGE = 1 << 24
 
 END_PAGE = 1 << 25
 HUGE_PAGES = 512
+PIPE_PAGES = 16
+"""How much a pipe takes, so the most that is spliced or pinned at once."""
 _ALIGNED = 16  # a window of fault-around, and the largest folio that small mappings could have
 
 
@@ -114,6 +120,7 @@ class Scenario:
     files: dict[str, File] = field(default_factory=dict)
     alive: list[str] = field(default_factory=list)
     dead: set[str] = field(default_factory=set)
+    holds: set[tuple[str, Range, Holder]] = field(default_factory=set)
 
     def __str__(self) -> str:
         """The text form."""
@@ -144,6 +151,8 @@ class Scenario:
             self._new_name(step.name)
             self.files[step.name] = step
             return
+        if isinstance(step, Folios):
+            return
         if isinstance(step, Start):
             self._enter(step.process)
             return
@@ -151,6 +160,8 @@ class Scenario:
         match step:
             case Fork():
                 self._enter(step.child)
+            case Exit() | Exec() if any(process == step.process for process, _, _ in self.holds):
+                raise ScenarioError(f"{step.process} has pages pinned or spliced", "unpin or unsplice first")
             case Exit():
                 self.alive.remove(step.process)
                 self.dead.add(step.process)
@@ -158,6 +169,10 @@ class Scenario:
                 self._map(step)
             case Mremap():
                 self._remap(step)
+            case Hold():
+                self._hold(step)
+            case Release():
+                self._release(step)
             case Munmap() | Mprotect() | Madvise() | Mlock():
                 self._inside(step.range)
             case Load() | Store() | Read() | Remote():
@@ -203,6 +218,22 @@ class Scenario:
             raise ScenarioError(f"there is no file {name}", f"one of {known}", name)
         if page >= file.pages:
             raise ScenarioError(f"{name}[{page}] is outside", f"pages 0 to {file.pages - 1} of {name}", name)
+
+    def _hold(self, step: Hold) -> None:
+        self._inside(step.range)
+        if step.range.count > PIPE_PAGES:
+            raise ScenarioError(f"{step.range.count} pages are too many", f"at most {PIPE_PAGES}")
+        if (step.process, step.range, step.holder) in self.holds:
+            raise ScenarioError(f"{step.range} is held already", f"un{step.holder} first", step.range.name)
+        self.holds.add((step.process, step.range, step.holder))
+
+    def _release(self, step: Release) -> None:
+        if (step.process, step.range, step.holder) not in self.holds:
+            problem = f"{step.process} has no {step.holder} of {step.range}"
+            raise ScenarioError(
+                problem, f"the pages of a line {step.process} {step.holder} …", step.range.name
+            )
+        self.holds.remove((step.process, step.range, step.holder))
 
     def _short(self, data: bytes) -> None:
         if len(data) > LABEL_BYTES:

@@ -115,6 +115,22 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class Folios:
+    """What follows needs a machine where memory marked HUGEPAGE gets folios of `pages` pages, too."""
+
+    pages: int
+
+    def __str__(self) -> str:
+        """The line."""
+        return f"folios {self.pages}"
+
+    @property
+    def order(self) -> int:
+        """The power of two."""
+        return self.pages.bit_length() - 1
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """A new process that shares nothing with any other."""
 
@@ -309,6 +325,39 @@ class Remote:
         )
 
 
+class Holder(StrEnum):
+    """Who refers to pages from outside: a device by a pin for writing, or a pipe by a plain reference."""
+
+    PIN = "pin"
+    SPLICE = "splice"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Somebody outside refers to pages of the process until `Release`: io_uring_register(2), vmsplice(2)."""
+
+    process: str
+    range: Range
+    holder: Holder
+
+    def __str__(self) -> str:
+        """The line."""
+        return f"{self.process} {self.holder} {self.range}"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The end of a `Hold`."""
+
+    process: str
+    range: Range
+    holder: Holder
+
+    def __str__(self) -> str:
+        """The line."""
+        return f"{self.process} un{self.holder} {self.range}"
+
+
 @dataclass(frozen=True, slots=True)
 class Mlock:
     """mlock(2), or with `unlock` munlock(2)."""
@@ -365,8 +414,10 @@ OfProcess: TypeAlias = (
     | Store
     | Read
     | Remote
+    | Hold
+    | Release
     | Mlock
     | Write
     | Truncate
 )
-Step: TypeAlias = File | OfProcess
+Step: TypeAlias = File | Folios | OfProcess

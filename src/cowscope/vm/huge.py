@@ -75,7 +75,7 @@ def _orders(space: AddressSpace, flags: int) -> list[int]:
     if flags & _NO_HUGE_PAGE:
         return []
     memory = space.memory
-    marked = [HUGE_ORDER] if flags & _HUGE_PAGE and memory.huge_pages else []
+    marked = (HUGE_ORDER,) * memory.huge_pages + tuple(memory.advised_orders) if flags & _HUGE_PAGE else ()
     return sorted({*marked, *memory.folio_orders}, reverse=True)
 
 

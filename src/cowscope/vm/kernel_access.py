@@ -63,15 +63,20 @@ def hold(space: AddressSpace, start: int, n_pages: int, *, pin: bool, write: boo
     """Refer to the frames of pages, faulted in first; `BadAddress` (and nothing held) where that cannot be.
 
     A pin for writing (io_uring, O_DIRECT reads) faults as a write does, one for reading unshares; what is no pin
-    (vmsplice) leaves shared pages shared.
+    (vmsplice) leaves shared pages shared, and is content with the pages before the first that cannot be had.
     """
     frames = []
     for page in range(start, start + n_pages):
-        faulted_in = _frame_to_write if write else _frame_to_read
-        frame = faulted_in(space, page, not (write or pin))
-        if frame is None:
+        if write:
+            frame = _frame_to_write(space, page, forced=False)
+        else:
+            frame = _frame_to_read(space, page, forced=False, unshare=pin, by_entry=True)
+        if frame is not None:
+            frames.append(frame)
+        elif pin or not frames:
             raise BadAddress(f"the page at {page << space.layout.page_shift:#x} cannot be held")
-        frames.append(frame)
+        else:
+            break
     return Hold(space, frames, pin=pin)
 
 
@@ -125,7 +130,7 @@ def read_forced(space: AddressSpace, address: int, count: int) -> bytes:
 def _write(space: AddressSpace, address: int, data: bytes, refusal: type[_Refusal], *, forced: bool) -> int:
     done = 0
     for at, size in trap.by_page(address, len(data), space.layout.page_size):
-        frame = _frame_to_write(space, at >> space.layout.page_shift, forced)
+        frame = _frame_to_write(space, at >> space.layout.page_shift, forced=forced)
         if frame is None:
             if not done:
                 raise refusal(f"the page at {at:#x} cannot be written")
@@ -138,7 +143,8 @@ def _write(space: AddressSpace, address: int, data: bytes, refusal: type[_Refusa
 def _read(space: AddressSpace, address: int, count: int, refusal: type[_Refusal], *, forced: bool) -> bytes:
     read = b""
     for at, size in trap.by_page(address, count, space.layout.page_size):
-        frame = _frame_to_read(space, at >> space.layout.page_shift, forced)
+        page = at >> space.layout.page_shift
+        frame = _frame_to_read(space, page, forced=forced, unshare=not forced, by_entry=False)
         if frame is None:
             if not read:
                 raise refusal(f"the page at {at:#x} cannot be read")
@@ -147,7 +153,7 @@ def _read(space: AddressSpace, address: int, count: int, refusal: type[_Refusal]
     return read
 
 
-def _frame_to_write(space: AddressSpace, page: int, forced: bool) -> int | None:
+def _frame_to_write(space: AddressSpace, page: int, *, forced: bool) -> int | None:
     flags = int(space.mappings.flags_at(np.array([page]))[0])
     if not flags & _WRITE and (not forced or flags & _SHARED or not _is_mapped(space, page)):
         return None
@@ -162,14 +168,22 @@ def _frame_to_write(space: AddressSpace, page: int, forced: bool) -> int | None:
     return _frame(space, page)
 
 
-def _frame_to_read(space: AddressSpace, page: int, forced: bool) -> int | None:
+def _frame_to_read(
+    space: AddressSpace, page: int, *, forced: bool, unshare: bool, by_entry: bool
+) -> int | None:
+    """The frame, or None where it may not be had.
+
+    `by_entry`: an entry that the hardware can use is enough, whatever its mapping says (`gup_fast_pte_range`: a
+    page that was written first, in memory that may only be written).
+    """
     flags = int(space.mappings.flags_at(np.array([page]))[0])
-    if not _is_mapped(space, page) or not (flags & _READ or forced):
+    usable = by_entry and _entry(space, page) & PRESENT and _entry(space, page) & USER and _frame(space, page)
+    if not _is_mapped(space, page) or not (flags & _READ or forced or usable):
         return None
     if not _entry(space, page) & PRESENT and not _fault(space, page, _READ):
         return None
-    space.table.own([page >> LEAF_SHIFT] if not forced else [])
-    if not forced and _is_shared_anonymous(space, page) and not _fault(space, page, _WRITE, unshare=True):
+    space.table.own([page >> LEAF_SHIFT] if unshare else [])
+    if unshare and _is_shared_anonymous(space, page) and not _fault(space, page, _WRITE, unshare=True):
         return None
     return _frame(space, page)
 

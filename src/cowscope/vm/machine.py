@@ -61,6 +61,7 @@ class Machine:
         swap_pages: int = 0,
         huge_pages: bool = False,
         folio_orders: Iterable[int] = (),
+        advised_orders: Iterable[int] = (),
         hugetlb_pages: Mapping[int, int] | None = None,
         n_cpus: int = 1,
         architecture: Architecture | str = "x86-64",
@@ -68,14 +69,16 @@ class Machine:
         """Start with no process; an unknown policy or architecture is a `KeyError`, a number below 0 `InvalidArgument`.
 
         Without `swap_pages` there is no swap. `huge_pages`: mappings marked HUGEPAGE get them; `folio_orders` (1 to
-        8): all private anonymous memory gets folios of so many pages (powers of two) where they fit.
+        8): all private anonymous memory gets folios of so many pages (powers of two) where they fit;
+        `advised_orders`: mappings marked HUGEPAGE do.
         `hugetlb_pages`: how many pages each pool has, by base pages in one (512: 2 MiB, 262144: 1 GiB).
         Huge pages of both kinds are modelled for base pages of 4 KiB alone (`NotModelled`).
         Threads are spread over `n_cpus` processors, which cost shootdowns.
         """
         chosen = POLICIES[policy] if isinstance(policy, str) else policy
         numbers = (frame_limit or 0, swap_pages, n_cpus - 1, *(hugetlb_pages or {}).values())
-        if min(numbers) < 0 or not set(folio_orders := tuple(folio_orders)) <= set(range(1, 9)):
+        always, advised = frozenset(folio_orders), frozenset(advised_orders)
+        if min(numbers) < 0 or not always | advised <= set(range(1, 9)):
             raise InvalidArgument("no machine has so few frames, pages, processors, or folios of such orders")
         if not set(hugetlb_pages or {}) <= {HUGE, GIGANTIC}:
             raise InvalidArgument("hugetlb pages are of 512 or 262144 base pages")
@@ -86,7 +89,8 @@ class Machine:
         self.spaces = self.memory.spaces
         self.memory.swap_pages = swap_pages
         self.memory.pools = {unit: Pool(free) for unit, free in (hugetlb_pages or {}).items()}
-        self.memory.huge_pages, self.memory.folio_orders = huge_pages, frozenset(folio_orders)
+        self.memory.huge_pages = huge_pages
+        self.memory.folio_orders, self.memory.advised_orders = always, advised
         self._n_spaces = 0
         self.processes: dict[int, Process] = {}
         """All processes by pid, zombies too."""

@@ -61,6 +61,7 @@ class Memory:
     pools: dict[int, Pool] = field(default_factory=dict)
     """Pools of hugetlb pages, by base pages in each."""
     folio_orders: frozenset[int] = frozenset()
+    advised_orders: frozenset[int] = frozenset()
     """Orders below that of a huge page that every fault of private anonymous memory may use (mTHP)."""
     swap_pages: int = 0
     """Pages that the swap device can hold."""
@@ -76,7 +77,8 @@ class Memory:
     @property
     def one_by_one(self) -> bool:
         """Whether faults must be looked at one by one, since large folios are, or may come, into play."""
-        return bool(self.pools or self.folios or self.tables.huge or self.folio_orders or self.huge_pages)
+        orders = self.folio_orders or self.advised_orders
+        return bool(self.pools or self.folios or self.tables.huge or orders or self.huge_pages)
 
     def tell(self, event: Event) -> None:
         """Give `event` to everybody who listens."""

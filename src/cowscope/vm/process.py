@@ -240,7 +240,7 @@ class Process:
     def splice(self, address: int, length: int) -> Hold:
         """Let a pipe refer to the range (vmsplice) until `release`: the next write to each page copies.
 
-        Raises as `pin` does.
+        It takes the pages before the first that cannot be had, and raises `BadAddress` where that is the first.
         """
         start, n_pages = check_range(self.space, address, length)
         return kernel_access.hold(self.space, start, n_pages, pin=False, write=False)

@@ -13,7 +13,7 @@ What moves keeps its place in its backing (private memory that was never written
 and is merged with its neighbours there while the old place is still mapped, even with that.
 
 Source: `do_mremap`, `check_mremap_params`, `remap_move`, `expand_vma_in_place`, `move_vma`, `copy_vma`, `move_page_tables`.
-Not modelled: hugetlb, limits.
+Not modelled: hugetlb memory that moves or shrinks, limits.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import numpy as np
 from cowscope.errors import BadAddress, InvalidArgument, NoMemory, NotModelled
 from cowscope.vm import layout
 from cowscope.vm.calls import choose
+from cowscope.vm.hugetlb import unit_of
 from cowscope.vm.mappings import MappingRecord
 from cowscope.vm.merging import merge
 from cowscope.vm.populate import populate
@@ -49,6 +50,7 @@ def mremap(
     old, new = space.layout.pages(old_length), space.layout.pages(new_length)
     _check(space, address, old_length, new_length, new_address, may_move, dont_unmap)
     start = address >> space.layout.page_shift
+    _check_hugetlb(space, start, old, new, new_address)
     if new_address is not None and old == new:
         _move_all(space, start, start + old, new_address >> space.layout.page_shift, dont_unmap)
         return new_address
@@ -107,7 +109,6 @@ def _record(space: AddressSpace, start: int, n_pages: int) -> MappingRecord:
         raise BadAddress(f"no single mapping holds {n_pages} pages at {start << space.layout.page_shift:#x}")
     if not n_pages and not found[0].flags & MappingFlag.SHARED:
         raise InvalidArgument("only shared memory can be mapped a second time")
-    _refuse_hugetlb(found[0])
     return found[0]
 
 
@@ -117,16 +118,21 @@ def _move_all(space: AddressSpace, start: int, end: int, to: int, dont_unmap: bo
     if not parts or parts[0].start != start:
         raise BadAddress(f"nothing is mapped at {start << space.layout.page_shift:#x}")
     for part in parts:
-        _refuse_hugetlb(part)
-    for part in parts:
         there, n_pages = part.start - start + to, part.end - part.start
         space.unmap(there, n_pages)
         _move(space, part.start, n_pages, n_pages, there, dont_unmap)
 
 
-def _refuse_hugetlb(record: MappingRecord) -> None:
-    if record.flags & MappingFlag.HUGETLB:
-        raise NotModelled("mremap of hugetlb pages")
+def _check_hugetlb(space: AddressSpace, start: int, old: int, new: int, new_address: int | None) -> None:
+    """Huge pages move only as such, and never grow (`align_hugetlb`)."""
+    found = space.mappings.clipped(start, start + max(old, 1))
+    units = {unit_of(part.flags) for part in found} - {1}
+    if not units:
+        return
+    unit, to = max(units), start if new_address is None else new_address >> space.layout.page_shift
+    if start % unit or to % unit or -(-new // unit) > -(-old // unit):
+        raise InvalidArgument(f"hugetlb memory moves by pages of {unit} base pages, and does not grow")
+    raise NotModelled("mremap of hugetlb pages")
 
 
 def _grown_in_place(space: AddressSpace, record: MappingRecord, end: int, more: int) -> bool:
