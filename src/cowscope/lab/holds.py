@@ -74,5 +74,7 @@ def release(puppet: Puppet, hold: Hold, length: int) -> Reply:
 
 
 def _close(puppet: Puppet, hold: Hold) -> None:
+    ticks = puppet.ticks
     for fd in hold.fds:
         puppet.do(Call.CLOSE, fd)
+    puppet.ticks = ticks

@@ -28,7 +28,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from types import TracebackType
 
 from cowscope.errors import CowscopeError, MissingRight
@@ -152,8 +151,7 @@ class Kernel:
         """No puppet yet."""
         self.scenario, self.stage, self.sight = scenario, stage, stage.sight
         self.puppets: dict[str, Puppet] = {}
-        self.spent_ns = 0
-        """Time of the last step, asking for it included."""
+        self._ticks: int | None = None
         self._files = {_SCRATCH: os.memfd_create("cowscope-read")}
         self._pagemaps: dict[str, int] = {}
         self._opened: dict[str, dict[str, int]] = {}
@@ -198,15 +196,15 @@ class Kernel:
         step = line.step
         if self.stage.trace:
             self.stage.trace.skip()
-        began = time.perf_counter_ns()
+        self._ticks = None
         if isinstance(step, File | Folios):
             if isinstance(step, File):
                 self._make(step)
-            self.spent_ns = time.perf_counter_ns() - began
             return Result("ok"), self.views(pages)
         puppet = self.puppets.get(step.process)
         reply = self._play(step, puppet)
-        self.spent_ns = time.perf_counter_ns() - began
+        if puppet is not None and not isinstance(step, Remote | Exit | Exec):
+            self._ticks = puppet.ticks
         seen = self._seen(puppet)
         self._look_at_maps(step)
         views = self.views(pages)
@@ -219,6 +217,10 @@ class Kernel:
         if isinstance(step, Madvise | Mmap) and reply.signal:
             raise CowscopeError(f"a puppet met signal {reply.signal} in: {step}")
         return Result(errno.errorcode[reply.error] if reply.error else "ok"), views
+
+    def spent_ns(self) -> float | None:
+        """How long the last step took in the process itself; None where it did nothing, or did not come back."""
+        return None if self._ticks is None else self._ticks * self.stage.troupe.tick_ns()
 
     def _seen(self, puppet: Puppet | None) -> Seen | None:
         trace = self.stage.trace
@@ -335,7 +337,9 @@ class Kernel:
 
     def _drain(self, puppet: Puppet) -> None:
         """Empty this CPU's batches, whose references would make the next writes copy: any such advice does."""
+        ticks = puppet.ticks
         puppet.do(Call.MADVISE, stub.buffer_address(stub.N_SLOTS - 1), PAGE_SIZE, Advice.COLD.number)
+        puppet.ticks = ticks
 
     def _enter(self, name: str, puppet: Puppet, opened: dict[str, int]) -> None:
         self.puppets[name] = puppet

@@ -22,6 +22,7 @@ import os
 import select
 import signal
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -43,7 +44,7 @@ class Call:
     """Numbers of the system calls that puppets make, on x86-64."""
 
     READ, OPEN, CLOSE, MMAP, MPROTECT, MUNMAP, SIGACTION, PREAD64 = 0, 2, 3, 9, 10, 11, 13, 17
-    PWRITE64, MREMAP, MADVISE, CLONE, VFORK, EXECVE = 18, 25, 28, 56, 58, 59
+    PWRITE64, MREMAP, MADVISE, NANOSLEEP, CLONE, VFORK, EXECVE = 18, 25, 28, 35, 56, 58, 59
     FTRUNCATE, MLOCK, MUNLOCK, PRCTL, EXIT_GROUP = 77, 149, 150, 157, 231
     SPLICE, VMSPLICE, PIPE2, IO_URING_SETUP, IO_URING_REGISTER = 275, 278, 293, 425, 427
 
@@ -59,7 +60,10 @@ class PuppetDied(CowscopeError):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of a command: a value, or the signal that ended it with its code and address."""
+    """What came of a command: a value, or the signal that ended it with its code and address.
+
+    Without a signal, `address` holds the ticks of the processor's clock that it took (`Troupe.tick_ns` each).
+    """
 
     value: int
     signal: int = 0
@@ -84,6 +88,8 @@ class Puppet:
         self.troupe, self.name, self.slot, self.pid = troupe, name, slot, pid
         self._in, self._out = troupe.ends(slot)
         self._pidfd = os.pidfd_open(pid)
+        self.ticks: int | None = None
+        """Of the processor's clock, that the last command took in the puppet; None where a signal ended it."""
         self._poll = select.poll()
         self._poll.register(self._out, select.POLLIN)
         self._poll.register(self._pidfd, select.POLLIN)
@@ -98,7 +104,9 @@ class Puppet:
         if tail:
             command = command[:40] + tail.ljust(24, b"\0")
         os.write(self._in, command)
-        return Reply(*_REPLY.unpack(self._receive(32, f"command {number:#x}")))
+        reply = Reply(*_REPLY.unpack(self._receive(32, f"command {number:#x}")))
+        self.ticks = None if reply.signal else reply.address
+        return reply
 
     def put(self, data: bytes) -> int:
         """Write up to 2,048 bytes into its buffer, where no command touches them; their address."""
@@ -211,6 +219,7 @@ class Troupe:
         self.puppets: list[Puppet] = []
         self._pipes = [_pipe_pair() for _ in range(_N_SLOTS + 1)]
         self._free = list(range(_N_SLOTS, 1, -1))
+        self._tick_ns = 0.0
         self.program = _program()
         try:
             self._template = Puppet(self, "template", 1, self._spawn())
@@ -245,6 +254,15 @@ class Troupe:
     def start(self, name: str) -> Puppet:
         """A puppet that shares nothing of interest with any other: a child of the template."""
         return self._template.fork(name)
+
+    def tick_ns(self) -> float:
+        """Nanoseconds of a tick, measured once, by a sleep of a puppet; right to a hundredth."""
+        if not self._tick_ns:
+            asleep = struct.pack("<QQ", 0, 10_000_000)
+            began = time.perf_counter_ns()
+            self._template.do(Call.NANOSLEEP, self._template.tail_address, 0, tail=asleep)
+            self._tick_ns = (time.perf_counter_ns() - began) / (self._template.ticks or 1)
+        return self._tick_ns
 
     def free_slot(self) -> int:
         """A slot that no puppet has. Raises `CowscopeError` if there are too many puppets."""

@@ -36,10 +36,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class OnKernel:
-    """What the live kernel did at the same step: outcome, time with the asking for it, and whether it agrees."""
+    """What the live kernel did at the same step, and whether it agrees.
+
+    `nanoseconds` passed in the process itself, cold and with its faults watched; None where nothing was to measure.
+    """
 
     outcome: str
-    nanoseconds: int
+    nanoseconds: float | None
     agrees: bool
     differences: tuple[str, ...]
 
@@ -110,7 +113,7 @@ class Story:
         found = compare_results(mine, other, comparison.sight)
         found += comparison.views(self._model.views(pages), views, pages)
         return OnKernel(
-            other.outcome, kernel.spent_ns, not found, tuple(str(difference) for difference in found[:4])
+            other.outcome, kernel.spent_ns(), not found, tuple(str(difference) for difference in found[:4])
         )
 
     def _entries(self) -> Iterator[Entry]:

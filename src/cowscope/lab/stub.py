@@ -4,7 +4,8 @@ A puppet must not touch memory on its own account, or the kernel's answers would
 is no interpreter and has no C library: an ELF file of one page of code, one page of buffer for each slot that
 was ever used, and a stack.
 
-    command (64 bytes): number, six arguments, slot of a forked child      reply (32): value, signal, code, address
+    command (64 bytes): number, six arguments, slot of a forked child
+    reply (32 bytes):   value, signal, code, and the address of a signal, or else how long it took in ticks
 
 | number | what the puppet does | value |
 |---|---|---|
@@ -50,10 +51,15 @@ _X86_64 = bytes.fromhex(
     "4c89ec"
     "4c89f6"
     "ba40000000"
-    "e8d9000000"
+    "e8f9000000"
     #          mov rbx,[r14]; mov r15,[r14+8]
     "498b1e"
     "4d8b7e08"
+    #          lfence; rdtsc; shl rdx,32; lea rbp,[rax+rdx]           rbp: when it began
+    "0faee8"
+    "0f31"
+    "48c1e220"
+    "488d2c10"
     #          cmp ebx,LOAD; je load; cmp ebx,STORE; je store; cmp ebx,GATHER; je gather
     "81fb00100000"
     "744e"
@@ -95,7 +101,7 @@ _X86_64 = bytes.fromhex(
     # gather:  lea rsi,[r14+64]; lea edx,[r15*8]; call receive
     "498d7640"
     "428d14fd00000000"
-    "e85b000000"
+    "e86e000000"
     #          lea rsi,[r14+64]; mov rdi,rsi; mov ecx,r15d
     "498d7640"
     "4889f7"
@@ -110,11 +116,18 @@ _X86_64 = bytes.fromhex(
     #          mov rsi,rdi; lea edx,[r15*8]; jmp send
     "4889fe"
     "428d14fd00000000"
-    "eb1f"
-    # reply:   xor ebx,ebx; xor ecx,ecx; xor edx,edx          no signal
+    "eb32"
+    # reply:   mov rbx,rax; lfence; rdtsc; shl rdx,32; add rdx,rax; sub rdx,rbp       rdx: how long it took
+    "4889c3"
+    "0faee8"
+    "0f31"
+    "48c1e220"
+    "4801c2"
+    "4829ea"
+    #          mov rax,rbx; xor ebx,ebx; xor ecx,ecx          no signal
+    "4889d8"
     "31db"
     "31c9"
-    "31d2"
     # answer:  mov [r14+64],rax; mov [r14+72],rbx; mov [r14+80],rcx; mov [r14+88],rdx
     "49894640"
     "49895e48"
@@ -127,7 +140,7 @@ _X86_64 = bytes.fromhex(
     "428d3c6565000000"
     "b801000000"
     "0f05"
-    "e917ffffff"
+    "e9f7feffff"
     # receive: lea edi,[r12*2+100]; xor eax,eax (read); syscall; cmp eax,edx; jne leave; ret
     "428d3c6564000000"
     "31c0"
@@ -147,7 +160,7 @@ _X86_64 = bytes.fromhex(
     "ebab"
 )
 
-HANDLER = _CODE + _HEADER_BYTES + 0x118
+HANDLER = _CODE + _HEADER_BYTES + 0x138
 """Address of the signal handler."""
 
 

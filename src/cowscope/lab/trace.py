@@ -102,7 +102,11 @@ class Trace:
         if event is None:
             raise MissingRight(f"this kernel has no tracepoint {':'.join(name)}", "use x86-64 Linux")
         attributes = Attributes(
-            type=EventType.TRACEPOINT, config=event.id, sample=Sample.TID | Sample.RAW, flags=Flag.DISABLED
+            type=EventType.TRACEPOINT,
+            config=event.id,
+            sample=Sample.TID | Sample.RAW,
+            flags=Flag.DISABLED,
+            wakeup_bytes=_RING_BYTES // 2,
         )
         opened = Event(attributes, pid=-1, cpu=cpu)
         self._events.append(opened)

@@ -136,8 +136,8 @@ def _kernel(chapter: Chapter) -> Iterator[TextLine]:
     if kernel is None:
         yield TextLine(Kind.KERNEL, f"    live kernel: not asked ({chapter.kernel_missing})")
         return
-    spent = f"{kernel.nanoseconds / NS_PER_US:,.0f} µs asking included"
+    spent = "" if kernel.nanoseconds is None else f"; {kernel.nanoseconds / NS_PER_US:,.2f} µs, watched"
     verdict = "the same picture" if kernel.agrees else "ANOTHER PICTURE"
-    yield TextLine(Kind.KERNEL, f"    live kernel: {kernel.outcome or 'done'}, {verdict}; {spent}")
+    yield TextLine(Kind.KERNEL, f"    live kernel: {kernel.outcome or 'done'}, {verdict}{spent}")
     for difference in kernel.differences:
         yield TextLine(Kind.PROBLEM, f"      {difference}")
