@@ -216,15 +216,13 @@ class MachineAgainstModel(RuleBasedStateMachine):
     )
     def store(self, space: int, page: int, offset: int, data: bytes) -> None:
         places = self.model.spaces[space]
-        allowed = True
-        for number in touched(page, offset, len(data)):
-            # Pages before the one that is refused have been faulted in already.
-            allowed = allowed and self.model.write(space, number) is not Outcome.SEGMENTATION_FAULT
         address = page * PAGE + offset
-        if not allowed:
+        if not self._allows(space, touched(page, offset, len(data)), Protection.WRITE):
             with pytest.raises(SegmentationFault):
                 self.machine.spaces[space].store(address, data)
             return
+        for number in touched(page, offset, len(data)):
+            self.model.write(space, number)
         for i, byte in enumerate(data):
             number, at = divmod(address + i, PAGE)
             place = places[number]
@@ -236,16 +234,21 @@ class MachineAgainstModel(RuleBasedStateMachine):
 
     @rule(space=ids, page=pages, offset=st.sampled_from([0, PAGE - 3]))
     def load(self, space: int, page: int, offset: int) -> None:
+        if not self._allows(space, touched(page, offset, 6), ~Protection.NONE):
+            with pytest.raises(SegmentationFault):
+                self.machine.spaces[space].load(page * PAGE + offset, 6)
+            return
         expected = b""
         for number in touched(page, offset, 6):
-            place = self.model.spaces[space].get(number)
-            if place is None or not place.protection:
-                with pytest.raises(SegmentationFault):
-                    self.machine.spaces[space].load(page * PAGE + offset, 6)
-                return
+            place = self.model.spaces[space][number]
             self.model.touch(place)
             expected += bytes(self.model.held(place))
         assert self.machine.spaces[space].load(page * PAGE + offset, 6) == expected[offset : offset + 6]
+
+    def _allows(self, space: int, numbers: range, needed: Protection) -> bool:
+        """Whether all of the pages may be accessed; an access that fails on the way is undone."""
+        places = [self.model.spaces[space].get(number) for number in numbers]
+        return all(place is not None and place.protection & needed for place in places)
 
     @rule(target=ids, parent=ids)
     def fork(self, parent: int) -> int:

@@ -6,11 +6,13 @@ a model that knows no pages at all: a dictionary from place to byte. The other l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.vm.frozen import frozen
 
 from cowscope.errors import CowscopeError
 from cowscope.vm import POLICIES, Advice, Machine, OutOfMemory, Process, Protection, kernel_access
@@ -35,7 +37,7 @@ words = [
         "store",
         "store",
         "store",
-        "store",
+        "long",
         "load",
         "load",
         "fork",
@@ -73,8 +75,11 @@ class Played:
         known, at = self.bytes[process.pid], AT + page * PAGE
         match word:
             case "store":
-                process.store(at, bytes([value]))
+                self._whole_or_not(lambda: process.store(at, bytes([value])))
                 known[page] = value
+            case "long":
+                self._whole_or_not(lambda: process.store(at, bytes([value]) * ((N - page) * PAGE)))
+                known.update(dict.fromkeys(range(page, N), value))
             case "force":
                 kernel_access.write_forced(process.space, at, bytes([value]))
                 known[page] = value
@@ -111,6 +116,15 @@ class Played:
                 self._swap_places(process, page)
             case _:
                 self._advise(process, word, page)
+
+    def _whole_or_not(self, access: Callable[[], None]) -> None:
+        """An access that fails leaves the machine as it was; a signal may leave what its own fault does."""
+        before = frozen(self.machine)
+        try:
+            access()
+        except OutOfMemory:
+            assert frozen(self.machine) == before
+            raise
 
     def _fork(self, process: Process, word: str) -> None:
         child = process.fork() if word == "fork" else process.vfork()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cowscope.errors import CowscopeError, NoMemory
-from cowscope.vm import POLICIES, BusError, Machine, Outcome, OutOfMemory, Process, Protection
+from cowscope.vm import POLICIES, BusError, Machine, Outcome, Process, Protection
 from cowscope.vm.architecture import ARCHITECTURES
 from cowscope.vm.compare import PolicyCosts, compare
 from cowscope.vm.laws import check
@@ -282,13 +282,3 @@ def test_page_tables_of_all_levels_are_counted() -> None:
 def test_huge_pages_of_larger_base_pages_are_refused() -> None:
     with pytest.raises(CowscopeError, match="not modelled"):
         Machine(architecture="arm64-64k", huge_pages=True)
-
-
-def test_memory_that_runs_out_within_one_store_is_undone_as_far_as_bytes_go() -> None:
-    process = written("linux")
-    child = process.fork()
-    child.machine.memory.frames.limit = 6
-    with pytest.raises(OutOfMemory):
-        child.store(AT, b"y" * 4 * PAGE)
-    check(child.machine)
-    assert child.load(AT, 4 * PAGE) == b"x" * 4 * PAGE

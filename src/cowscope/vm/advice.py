@@ -20,7 +20,8 @@
 hugetlb mappings take DONTNEED (of whole pages; the rest of the range is left), DONTFORK and POPULATE alone.
 
 Advice goes mapping by mapping. A gap is skipped, and the call fails in the end, all the rest done; a mapping
-that the advice does not fit ends the call, those before it done.
+that the advice does not fit ends the call, those before it done. So does lack of frames for pages to be taken apart:
+those before stay so, and the mapping keeps its mark.
 
 Source: `madvise_walk_vmas`, `madvise_vma_behavior`, `madvise_guard_install`, `ksm_madvise`, `hugepage_madvise`.
 Not modelled: RANDOM and SEQUENTIAL, which steer readahead; COLLAPSE; pages given back under pressure.
@@ -33,9 +34,9 @@ from enum import IntEnum
 
 import numpy as np
 
-from cowscope.errors import Forbidden, InvalidArgument, NoMemory
+from cowscope.errors import Forbidden, InvalidArgument
 from cowscope.vm import huge
-from cowscope.vm.calls import change, check_range, covering
+from cowscope.vm.calls import Gap, change, check_range, covering
 from cowscope.vm.entry import DIRTY, GUARD, SWAP, frames_of, without
 from cowscope.vm.hugetlb import unit_of
 from cowscope.vm.mappings import MappingRecord
@@ -101,7 +102,7 @@ def madvise(space: AddressSpace, address: int, length: int, advice: Advice | int
             for part in covering(space, start, end):
                 _apply(space, part, wanted)
                 start = part.end
-        except NoMemory as refusal:
+        except Gap as refusal:
             gap = gap or refusal
             after = space.mappings.clipped(start, end)
             start = after[0].start if after else end

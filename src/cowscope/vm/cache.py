@@ -66,6 +66,10 @@ class PageCache:
         self._n_files = 0
         self.known: dict[int, KnownObject] = {}
 
+    def parts(self) -> list[object]:
+        """All that changes when a page is fetched: the cache itself, its pool of tables, and each object's table."""
+        return [self, self.tables, *self._pages.values()]
+
     def new_file(self, known: KnownObject) -> int:
         """The number of a new file of known length, far above those that callers name files by."""
         self._n_files += 1

@@ -6,7 +6,7 @@
 | munmap | split at the borders, gone inside | dropped |
 | mprotect | those that differ: split, changed, merged; a gap ends the call there | see `AddressSpace.protect` |
 | brk | the heap grows (joins the mapping before it) or shrinks | dropped |
-| mlock, munlock | split, marked, merged | all faulted in, for writing where private and writable |
+| mlock, munlock | split, marked, merged | all faulted in (`cowscope.vm.populate`); all are marked though one cannot be |
 
 VM_ACCOUNT, which decides about merging: set by mmap and mprotect on private writable memory; mprotect takes it
 off memory that was never written.
@@ -30,7 +30,7 @@ from cowscope.vm import hugetlb, layout
 from cowscope.vm.cache import KnownObject
 from cowscope.vm.mappings import MappingRecord
 from cowscope.vm.merging import merge
-from cowscope.vm.populate import populate
+from cowscope.vm.populate import populate, populate_locked
 from cowscope.vm.rules import PROTECTION_BITS, MappingFlag, Protection
 from cowscope.vm.spaces import AddressSpace
 
@@ -39,6 +39,10 @@ _SHARED, _FILE = int(MappingFlag.SHARED), int(MappingFlag.FILE)
 _ACCOUNT, _LOCKED = int(MappingFlag.ACCOUNT), int(MappingFlag.LOCKED)
 _NO_RESERVE, _NEVER_WRITE = int(MappingFlag.NO_RESERVE), int(MappingFlag.NEVER_WRITE)
 _UNTRACKED = int(MappingFlag.UNTRACKED)
+
+
+class Gap(NoMemory):
+    """A range reaches to where nothing is mapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,7 @@ def munmap(space: AddressSpace, address: int, length: int) -> None:
 
 
 def covering(space: AddressSpace, start: int, end: int) -> Iterator[MappingRecord]:
-    """The parts of mappings between two pages, in order; `NoMemory` when a gap is reached.
+    """The parts of mappings between two pages, in order; `Gap` when one is reached.
 
     Each part is looked up when it is its turn, after what the caller did to the one before.
     """
@@ -182,7 +186,7 @@ def covering(space: AddressSpace, start: int, end: int) -> Iterator[MappingRecor
     while page < end:
         row = int(space.mappings.lookup(np.array([page]))[0])
         if row < 0:
-            raise NoMemory(f"nothing is mapped at {page << space.layout.page_shift:#x}")
+            raise Gap(f"nothing is mapped at {page << space.layout.page_shift:#x}")
         stop = min(int(space.mappings.end[row]), end)
         (part,) = space.mappings.clipped(page, stop)
         yield part
@@ -255,4 +259,4 @@ def mlock(space: AddressSpace, address: int, length: int, *, locked: bool = True
     for part in covering(space, start, end):
         change(space, part, part.flags & ~_LOCKED | _LOCKED * locked)
     if locked:
-        populate(space, start, end)
+        populate_locked(space, start, end)

@@ -120,16 +120,12 @@ def _parts(memory: Memory, count: int) -> Iterator[slice]:
     start = 0
     while start < count:
         size = min(count - start, CHUNK)
-        stop = start + max(1, memory.frames.room(size * _most(memory)) // _most(memory))
+        most = memory.most_frames
+        stop = start + max(1, memory.frames.room(size * most) // most)
         if memory.one_by_one:
             stop = start + 1
         yield slice(start, stop)
         start = stop
-
-
-def _most(memory: Memory) -> int:
-    """Frames that a fault needs at most: a private write to a hole of a known file takes two."""
-    return 2 if memory.cache.known else 1
 
 
 def _write_part(
@@ -284,7 +280,7 @@ def _resolved_before(memory: Memory, found: Located, outcomes: Outcomes) -> None
 
 def _refuse_at_limit(memory: Memory, found: Located, outcomes: Outcomes) -> None:
     """Where frames are short a part is a single fault, and that one may need more than there are."""
-    most = len(outcomes) * _most(memory)
+    most = len(outcomes) * memory.most_frames
     if memory.frames.room(most) == most:
         return
     wants_frame = _FILLS[outcomes] | (outcomes == _MAPPED)

@@ -84,7 +84,7 @@ class Frames:
         >>> Frames(limit=3).room(5), Frames().room(5)
         (3, 5)
         """
-        return wanted if self.limit is None else min(wanted, self.limit - self.in_use)
+        return wanted if self.limit is None else max(0, min(wanted, self.limit - self.in_use))
 
     def allocate(self, count: int, flags: int) -> Ints:
         """Fetch `count` frames, each with `flags` and a map count of 1; who asks has looked at `room`."""

@@ -16,7 +16,7 @@ from cowscope.vm.folios import Folios
 from cowscope.vm.frames import Frames
 from cowscope.vm.policies import POLICIES, Policy
 from cowscope.vm.shadows import Shadows
-from cowscope.vm.tables import PageTables
+from cowscope.vm.tables import LEAF_SIZE, PageTables
 from cowscope.vm.tlb import Tlb
 
 if TYPE_CHECKING:
@@ -79,6 +79,18 @@ class Memory:
         """Whether faults must be looked at one by one, since large folios are, or may come, into play."""
         orders = self.folio_orders or self.advised_orders
         return bool(self.pools or self.folios or self.tables.huge or orders or self.huge_pages)
+
+    @property
+    def most_frames(self) -> int:
+        """How many frames a fault takes at most.
+
+        Two where a hole of a file is filled and then copied, or where a page comes back from swap and is copied.
+
+        >>> Memory().most_frames, Memory(swap_pages=1).most_frames, Memory(huge_pages=True).most_frames
+        (1, 2, 512)
+        """
+        folio = LEAF_SIZE if self.huge_pages else 1 << max(self.folio_orders, default=0)
+        return max(folio, 2 if self.cache.known or self.swap_pages else 1)
 
     def tell(self, event: Event) -> None:
         """Give `event` to everybody who listens."""

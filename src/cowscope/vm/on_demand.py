@@ -18,7 +18,7 @@ import numpy as np
 
 from cowscope.vm import huge
 from cowscope.vm.columns import Bools
-from cowscope.vm.entry import ACCESSED, INHERITED, WRITABLE, frames_of, without
+from cowscope.vm.entry import ACCESSED, INHERITED, SWAP, WRITABLE, frames_of, without
 from cowscope.vm.rules import FrameFlag
 from cowscope.vm.spaces import AddressSpace
 from cowscope.vm.tables import LEAF_SHIFT
@@ -33,7 +33,8 @@ def connect(space: AddressSpace, *, inherits: bool) -> None:
 def share_tables(parent: AddressSpace, child: AddressSpace, copied: Bools) -> None:
     """Give `child` the leaf tables of `parent` that hold only entries of the `copied` mappings."""
     pages, slots = parent.table.occupied(look=True)
-    frames = frames_of(parent.memory.tables.entries[slots])
+    entries = parent.memory.tables.entries[slots]
+    frames = frames_of(entries)
     flags = parent.memory.frames.flags[frames]
     fit = copied[parent.mappings.lookup(pages)] & ((flags & int(FrameFlag.FILE)) == 0)
     fit &= ~huge.is_large(parent.memory, slots, frames)
@@ -41,7 +42,7 @@ def share_tables(parent: AddressSpace, child: AddressSpace, copied: Bools) -> No
     mixed = set((pages[~fit] >> LEAF_SHIFT).tolist())
     numbers = [number for number in sorted(parent.table.leaves) if number not in mixed]
     parent.table.share(numbers, child.table)
-    in_shared = np.isin(pages >> LEAF_SHIFT, numbers)
+    in_shared = np.isin(pages >> LEAF_SHIFT, numbers) & ((entries & SWAP) == 0)
     child.shared_at_fork += int(np.count_nonzero(flags[in_shared] & int(FrameFlag.ANON)))
 
 
@@ -51,7 +52,9 @@ def _unshare(space: AddressSpace, numbers: list[int], inherits: bool) -> None:
         memory.tlb.flush_all(space)
         old, new = space.table.replace(number)
         before = memory.tables.rows[old]
-        memory.frames.share(frames_of(before[before != 0]))
+        on_swap = (before & SWAP) != 0
+        memory.frames.share_swapped(frames_of(before[on_swap]))
+        memory.frames.share(frames_of(before[(before != 0) & ~on_swap]))
         memory.tables.rows[old] = without(before, WRITABLE)
         after = without(before, WRITABLE | ACCESSED)
         if inherits:

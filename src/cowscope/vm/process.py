@@ -127,8 +127,8 @@ class Process:
         """Map `length` bytes and return the address, in bytes.
 
         `address` is a hint, or with `fixed` the place (MAP_FIXED; without `replace` MAP_FIXED_NOREPLACE).
-        `populate`, `locked`: fault everything in at once. Not `reserve`: MAP_NORESERVE. `huge`: base pages in a
-        hugetlb page, `hugetlb.HUGE` or `hugetlb.GIGANTIC`, from a pool of the machine's.
+        `populate`, `locked`: fault everything in at once, as far as that can be. Not `reserve`: MAP_NORESERVE.
+        `huge`: base pages in a hugetlb page, `hugetlb.HUGE` or `hugetlb.GIGANTIC`, from a pool of the machine's.
 
         Raises `InvalidArgument` (EINVAL), `NoMemory` (no gap), `AlreadyMapped`, `Forbidden` (shared, writable, but
         the file was not opened for writing).
@@ -205,7 +205,10 @@ class Process:
         return calls.brk(self.space, address)
 
     def mlock(self, address: int, length: int) -> None:
-        """Fault the range in and mark it locked; `NoMemory` at a gap."""
+        """Mark the range locked and fault it in.
+
+        `NoMemory` at a gap (what lies before it is locked) and where a page cannot be had (all of it is locked).
+        """
         calls.mlock(self.space, address, length)
 
     def munlock(self, address: int, length: int) -> None:
@@ -213,15 +216,15 @@ class Process:
         calls.mlock(self.space, address, length, locked=False)
 
     def load(self, address: int, count: int = 1) -> bytes:
-        """The `count` bytes at `address`; raises `SegmentationFault`, `BusError`, `OutOfMemory`."""
+        """The `count` bytes at `address`; raises `SegmentationFault`, `BusError`, `OutOfMemory`.
+
+        What it did before it failed is undone (`cowscope.vm.undo`).
+        """
         self._check_access(address, count)
         return self.space.load(address, count)
 
     def store(self, address: int, data: bytes) -> None:
-        """Write `data` at `address`, all of it or not a byte; raises as `load` does.
-
-        Pages that were faulted in before one that could not be stay so, as in the kernel.
-        """
+        """Write `data` at `address`, all of it or not a byte; raises as `load` does, and leaves as little behind."""
         self._check_access(address, len(data))
         self.space.store(address, data)
 
@@ -232,7 +235,7 @@ class Process:
     def pin(self, address: int, length: int, *, write: bool = True) -> Hold:
         """Let a device refer to the range until `release`: fork copies these pages at once.
 
-        Raises `BadAddress` where the pages cannot be had, and holds none then.
+        Raises `BadAddress` where the pages cannot be had, and holds none then; pages before it stay faulted in.
         """
         start, n_pages = check_range(self.space, address, length)
         return kernel_access.hold(self.space, start, n_pages, pin=True, write=write)

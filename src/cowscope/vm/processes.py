@@ -57,6 +57,7 @@ _LEFT_OUT = int(MappingFlag.DONT_FORK | MappingFlag.WIPE_ON_FORK)
 
 def fork(parent: AddressSpace, number: int) -> AddressSpace:
     """A child of `parent`, as space `number`; costs the parent's present pages, not its mappings' size."""
+    _make_sure_of_frames(parent)
     child = AddressSpace(parent.memory, number)
     child.layout, child.brk, child.has_stack = parent.layout, parent.brk, parent.has_stack
     child.mappings = parent.mappings.inherited()
@@ -67,7 +68,6 @@ def fork(parent: AddressSpace, number: int) -> AddressSpace:
         on_demand.connect(parent, inherits=False)
         on_demand.share_tables(parent, child, _needs_copy(parent.mappings.flags))
     shared = set(child.table.leaves)
-    _make_sure_of_frames(parent, child, shared)
     anon = [
         _copy_entries(parent, child, pages, slots, flags) for pages, slots, flags in _pieces(parent, shared)
     ]
@@ -94,17 +94,19 @@ def _pieces(parent: AddressSpace, shared: set[int]) -> Iterator[tuple[Ints, Ints
             yield pages[copied], slots[copied], np.repeat(flags, held)[copied]
 
 
-def _make_sure_of_frames(parent: AddressSpace, child: AddressSpace, shared: set[int]) -> None:
-    """`NoMemory`, before anything is changed, if there are too few frames for what is copied at once."""
+def _make_sure_of_frames(parent: AddressSpace) -> None:
+    """`NoMemory`, before anything is changed, if there are too few frames for what is copied at once.
+
+    Leaf tables that will be shared may be looked at too: nothing in them is copied.
+    """
     memory = parent.memory
     if memory.frames.limit is None or not (memory.frames.pins or memory.policy.at_fork is AtFork.COPY):
         return
     entries = memory.tables.entries
     needed = sum(
-        len(_copied_at_once(memory, entries[slots], flags)) for _, slots, flags in _pieces(parent, shared)
+        len(_copied_at_once(memory, entries[slots], flags)) for _, slots, flags in _pieces(parent, set())
     )
     if memory.frames.room(needed) < needed:
-        memory.cache.hide(child.mappings.object, child.mappings.end - child.mappings.start)
         raise NoMemory(f"fork needs {needed} frames for what it must copy at once")
 
 

@@ -5,9 +5,10 @@ translate → (entry missing or forbids it) page fault → handler → translate
 | the handler says | the access |
 |---|---|
 | resolved | starts again, from translation |
-| SEGMENTATION_FAULT, BUS_ERROR, OUT_OF_MEMORY | raises; no byte was moved |
+| SEGMENTATION_FAULT, BUS_ERROR, OUT_OF_MEMORY | raises; no byte was moved, and what it did before is undone |
 
-An access over several pages translates all of them before it moves a byte. The present bit of the error code
+An access over several pages translates all of them before it moves a byte (`cowscope.vm.undo` says what an access
+that fails leaves behind). The present bit of the error code
 is the hardware's: entries under PROT_NONE, guard markers and none look alike. A successful translation marks
 the entry accessed, and dirty at a store.
 
@@ -24,14 +25,14 @@ processor manual (1 present, 2 write, 4 user; 16, instruction fetch, is not mode
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from cowscope.errors import CowscopeError
-from cowscope.vm import faults
+from cowscope.vm import faults, undo
 from cowscope.vm.entry import ACCESSED, DIRTY, FRAME_BITS, FRAME_SHIFT, PRESENT, USER, WRITABLE
-from cowscope.vm.events import Allocated, Classified, Copied, Flushed, Mapped, Resumed, Trapped
+from cowscope.vm.events import Allocated, Classified, Copied, Event, Flushed, Mapped, Resumed, Trapped
 from cowscope.vm.rules import PROTECTION_BITS, MappingFlag, Outcome
 from cowscope.vm.tables import LEAF_SHIFT
 
@@ -41,9 +42,13 @@ if TYPE_CHECKING:
 _LOAD = PRESENT | USER
 _STORE = PRESENT | USER | WRITABLE
 _MARKS = {_LOAD: ACCESSED, _STORE: ACCESSED | DIRTY}
+_PROTECTION = {_LOAD: PROTECTION_BITS, _STORE: int(MappingFlag.WRITE)}
 _ERROR_WRITE = 2
 _ERROR_USER = 4
 _MAPERR, _ACCERR, _ADRERR = 1, 2, 2
+
+_Piece: TypeAlias = tuple[int, int, int]
+"""A part of one frame: the frame, and offset and size in bytes."""
 
 
 class PageFault(Exception):
@@ -88,23 +93,15 @@ _RAISED = {
 
 def load(space: AddressSpace, address: int, count: int, *, user: bool = True) -> bytes:
     """Read `count` bytes; see `AddressSpace.load`. `user` is False where the kernel reads for the process."""
-    frames = space.memory.frames
-    by = _ERROR_USER * user
-    pieces = [
-        (_frame(space, at, _LOAD, by), at % frames.page_size, size)
-        for at, size in by_page(address, count, frames.page_size)
-    ]
-    return b"".join([frames.read(frame, offset, size) for frame, offset, size in pieces])
+    read = space.memory.frames.read
+    pieces = _faulted_in(space, address, count, _LOAD, _ERROR_USER * user)
+    return b"".join([read(frame, offset, size) for frame, offset, size in pieces])
 
 
 def store(space: AddressSpace, address: int, data: bytes, *, user: bool = True) -> None:
     """Write `data`; see `AddressSpace.store`. `user` is False where the kernel writes for the process."""
-    frames, done, by = space.memory.frames, 0, _ERROR_USER * user
-    pieces = [
-        (_frame(space, at, _STORE, by), at % frames.page_size, size)
-        for at, size in by_page(address, len(data), frames.page_size)
-    ]
-    for frame, offset, size in pieces:
+    frames, done = space.memory.frames, 0
+    for frame, offset, size in _faulted_in(space, address, len(data), _STORE, _ERROR_USER * user):
         frames.write(frame, offset, data[done : done + size])
         done += size
 
@@ -120,6 +117,45 @@ def by_page(address: int, count: int, page_size: int) -> Iterator[tuple[int, int
         size = min(page_size - address % page_size, end - address)
         yield address, size
         address += size
+
+
+def _faulted_in(space: AddressSpace, address: int, count: int, needed: int, by: int) -> list[_Piece]:
+    """The pieces of memory that an access moves; see `cowscope.vm.undo` for what is left where one cannot be had."""
+    frames = space.memory.frames
+    size, offset = frames.page_size, address % frames.page_size
+    is_lone = 0 < count <= size - offset
+    if frames.limit is not None or not is_lone:
+        pages = range(address // size, -(-(address + count) // size))
+        if undo.may_fail(space, pages, needed, _PROTECTION[needed]):
+            return _all_or_nothing(space, address, count, needed, by)
+    return (
+        [(_frame(space, address, needed, by), offset, count)]
+        if is_lone
+        else _pieces(space, address, count, needed, by)
+    )
+
+
+def _pieces(space: AddressSpace, address: int, count: int, needed: int, by: int) -> list[_Piece]:
+    size = space.memory.frames.page_size
+    return [(_frame(space, at, needed, by), at % size, part) for at, part in by_page(address, count, size)]
+
+
+def _all_or_nothing(space: AddressSpace, address: int, count: int, needed: int, by: int) -> list[_Piece]:
+    memory = space.memory
+    told: list[Event] = []
+    listeners, memory.listeners = memory.listeners, [told.append] if memory.listeners else []
+    checkpoint = undo.Checkpoint(memory)
+    try:
+        return _pieces(space, address, count, needed, by)
+    except AccessFault as fault:
+        if isinstance(fault, OutOfMemory) or fault.address != address:
+            checkpoint.restore()
+            del told[:-2]
+        raise
+    finally:
+        memory.listeners = listeners
+        for event in told:
+            memory.tell(event)
 
 
 def _frame(space: AddressSpace, address: int, needed: int, by: int) -> int:
