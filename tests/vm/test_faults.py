@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cowscope.errors import InvalidArgument
 from cowscope.vm import FrameFlag, Kind, Machine, Outcome, OutOfMemory, laws
 from cowscope.vm import faults as faults_module
 
@@ -145,7 +146,7 @@ def test_space_numbers_beyond_16_bits_group_as_well() -> None:
 
 
 def test_an_unknown_space_is_an_error() -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(InvalidArgument, match="no space 3"):
         Machine().write_faults([3], [0])
 
 

@@ -82,6 +82,8 @@ def mmap(
 
     `huge` is how many base pages a hugetlb page has; `extra` are further `MappingFlag` bits.
     """
+    if huge not in (1, hugetlb.HUGE, hugetlb.GIGANTIC):
+        raise InvalidArgument(f"no huge page has {huge} base pages")
     if huge > 1:
         extra |= hugetlb.flags_for(space, huge, plain=file is None and not shared)
         length = -(-length // (huge * space.layout.page_size)) * huge * space.layout.page_size
@@ -91,7 +93,7 @@ def mmap(
         flags |= _ACCOUNT
     object_, offset = 0, start
     if file is not None:
-        flags |= _file_flags(space, file, flags)
+        flags |= _file_flags(space, file, flags, n_pages)
         object_, offset = file.number, file.offset >> space.layout.page_shift
     elif shared:
         flags |= _UNTRACKED
@@ -155,9 +157,11 @@ def check_protection(protection: Protection | int) -> int:
     return bits
 
 
-def _file_flags(space: AddressSpace, file: Backing, flags: int) -> int:
+def _file_flags(space: AddressSpace, file: Backing, flags: int, n_pages: int) -> int:
     if file.offset % space.layout.page_size or file.offset < 0:
         raise InvalidArgument(f"offset {file.offset:#x} is not at a page's start")
+    if file.offset + (n_pages << space.layout.page_shift) > 1 << 63:
+        raise InvalidArgument(f"no file is so long as to have {n_pages} pages at {file.offset:#x}")
     if file.number not in space.memory.cache.known:
         raise InvalidArgument(f"no file {file.number}")
     untracked = 0 if space.memory.cache.known[file.number].tracked else _UNTRACKED

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from cowscope.errors import InvalidArgument
 from cowscope.vm.machine import Machine
 from cowscope.vm.policies import POLICIES
 from cowscope.vm.rules import Outcome
@@ -43,7 +44,11 @@ class PolicyCosts:
 def compare(
     scenario: Callable[[Machine], object], policies: Iterable[str] = tuple(POLICIES)
 ) -> list[PolicyCosts]:
-    """Run `scenario` on a new machine for each of `policies`, in this order."""
+    """Run `scenario` on a new machine for each of `policies`, in this order; `InvalidArgument` for unknown ones."""
+    if not callable(scenario):
+        raise InvalidArgument(f"compare: scenario must be a function, not {scenario!r}")
+    if not isinstance(policies, Iterable):
+        raise InvalidArgument(f"compare: policies must be several names, not {policies!r}")
     return [_costs(scenario, name) for name in policies]
 
 

@@ -15,9 +15,12 @@ import numpy as np
 
 from cowscope.errors import InvalidArgument, NoMemory
 from cowscope.vm import reverse
+from cowscope.vm.arguments import checked
 from cowscope.vm.cache import KnownObject
 from cowscope.vm.memory import Memory
 from cowscope.vm.trap import by_page
+
+_LONGEST = (1 << 63) - 1
 
 
 class File:
@@ -31,8 +34,7 @@ class File:
 
     def __init__(self, memory: Memory, n_bytes: int, *, tracked: bool = False) -> None:
         """Make an empty file of `n_bytes` bytes, all holes."""
-        if n_bytes < 0:
-            raise InvalidArgument(f"a file of {n_bytes} bytes")
+        _check_size(n_bytes)
         self._memory, self._page_size = memory, memory.frames.page_size
         self.number = memory.cache.new_file(KnownObject(n_bytes, tracked, self._page_size))
 
@@ -46,13 +48,17 @@ class File:
         """The pages that the page cache holds, ascending."""
         return self._memory.cache.cached_pages(self.number)
 
+    def is_of(self, memory: Memory) -> bool:
+        """Whether it is a file of the machine that has `memory`."""
+        return self._memory is memory
+
+    @checked
     def write(self, offset: int, data: bytes) -> None:
         """Write `data` at byte `offset`, as write(2) does: to the page cache; all or nothing.
 
         Raises `InvalidArgument` for an offset below 0, and `NoMemory` when too few frames are left.
         """
-        if offset < 0:
-            raise InvalidArgument(f"offset {offset}")
+        _check_size(offset + len(data), offset)
         parts = list(by_page(offset, len(data), self._page_size))
         if not parts:
             return
@@ -69,6 +75,7 @@ class File:
             frames.write(frame, at % self._page_size, data[done : done + size])
             done += size
 
+    @checked
     def read(self, offset: int, count: int) -> bytes:
         """Up to `count` bytes from byte `offset` on, fewer at the end; holes read as zeros."""
         if offset < 0 or count < 0:
@@ -80,13 +87,18 @@ class File:
             found += self._memory.frames.read(frame, at % self._page_size, size) if frame else bytes(size)
         return found
 
+    @checked
     def truncate(self, n_bytes: int) -> None:
         """Let the file be `n_bytes` long; mapped pages beyond are gone, private copies of them too."""
-        if n_bytes < 0:
-            raise InvalidArgument(f"a file of {n_bytes} bytes")
+        _check_size(n_bytes)
         reverse.truncate(self._memory, self.number, n_bytes)
 
     def flush(self) -> None:
         """Write back: of a tracked file, the next write to each page faults again."""
         if self._memory.cache.known[self.number].tracked:
             reverse.write_back(self._memory, self.number)
+
+
+def _check_size(n_bytes: int, offset: int = 0) -> None:
+    if n_bytes < 0 or offset < 0 or n_bytes > _LONGEST:
+        raise InvalidArgument(f"a file of {n_bytes} bytes" if not offset else f"offset {offset}")

@@ -23,8 +23,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from cowscope.errors import BadAddress, CallRefused, InputOutputError
+from cowscope.errors import BadAddress, CallRefused, InputOutputError, InvalidArgument
 from cowscope.vm import faults, huge, trap
+from cowscope.vm.arguments import checked
 from cowscope.vm.columns import Ints
 from cowscope.vm.entry import FRAME_BITS, FRAME_SHIFT, PRESENT, USER, WRITABLE, without
 from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, MappingFlag, Outcome
@@ -47,8 +48,15 @@ class Hold:
         self._numbers, self._pin = np.array(frames, np.int64), pin
         self._kept.hold(self._numbers, pin=pin)
 
+    @checked
     def read(self, offset: int, count: int) -> bytes:
-        """`count` bytes from byte `offset` of the first page on, all within one page."""
+        """`count` bytes from byte `offset` of the first page on, all within one page; `InvalidArgument` for others."""
+        n_bytes = len(self._numbers) * self._kept.page_size
+        if (
+            not 0 <= offset < n_bytes
+            or not 0 <= count <= self._kept.page_size - offset % self._kept.page_size
+        ):
+            raise InvalidArgument(f"{count} bytes at offset {offset} of {n_bytes} that are held")
         return self._kept.read(
             int(self._numbers[offset // self._kept.page_size]), offset % self._kept.page_size, count
         )

@@ -15,6 +15,7 @@ Not modelled: scheduling; time is the order of the calls.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from cowscope.errors import InvalidArgument, NotModelled
 from cowscope.vm import faults, installing, processes, same_page
 from cowscope.vm.architecture import ARCHITECTURES, Architecture
+from cowscope.vm.arguments import batch, checked, column, decisions, number
 from cowscope.vm.columns import Outcomes
 from cowscope.vm.events import Event
 from cowscope.vm.files import File
@@ -53,6 +55,7 @@ class Machine:
     (b'mine', b'ours', 2)
     """
 
+    @checked
     def __init__(
         self,
         policy: Policy | str = "linux",
@@ -66,7 +69,7 @@ class Machine:
         n_cpus: int = 1,
         architecture: Architecture | str = "x86-64",
     ) -> None:
-        """Start with no process; an unknown policy or architecture is a `KeyError`, a number below 0 `InvalidArgument`.
+        """Start with no process; `InvalidArgument` for a name that nothing has, and for numbers that cannot be.
 
         Without `swap_pages` there is no swap. `huge_pages`: mappings marked HUGEPAGE get them; `folio_orders` (1 to
         8): all private anonymous memory gets folios of so many pages (powers of two) where they fit;
@@ -75,20 +78,20 @@ class Machine:
         Huge pages of both kinds are modelled for base pages of 4 KiB alone (`NotModelled`).
         Threads are spread over `n_cpus` processors, which cost shootdowns.
         """
-        chosen = POLICIES[policy] if isinstance(policy, str) else policy
-        numbers = (frame_limit or 0, swap_pages, n_cpus - 1, *(hugetlb_pages or {}).values())
-        always, advised = frozenset(folio_orders), frozenset(advised_orders)
-        if min(numbers) < 0 or not always | advised <= set(range(1, 9)):
-            raise InvalidArgument("no machine has so few frames, pages, processors, or folios of such orders")
-        if not set(hugetlb_pages or {}) <= {HUGE, GIGANTIC}:
-            raise InvalidArgument("hugetlb pages are of 512 or 262144 base pages")
-        built = ARCHITECTURES[architecture] if isinstance(architecture, str) else architecture
-        if built.table_shift != LEAF_SHIFT and (huge_pages or hugetlb_pages):
+        chosen = policy if isinstance(policy, Policy) else _named(POLICIES, "policy", policy)
+        built = architecture
+        if not isinstance(built, Architecture):
+            built = _named(ARCHITECTURES, "architecture", built)
+        pools = _pools(hugetlb_pages or {})
+        always, advised = _orders("folio_orders", folio_orders), _orders("advised_orders", advised_orders)
+        if min(frame_limit or 0, swap_pages, n_cpus - 1) < 0:
+            raise InvalidArgument("no machine has so few frames, pages or processors")
+        if built.table_shift != LEAF_SHIFT and (huge_pages or pools):
             raise NotModelled(f"huge pages of {built.name}")
         self.memory = Memory(Frames(frame_limit, built.page_size), chosen, built)
         self.spaces = self.memory.spaces
         self.memory.swap_pages = swap_pages
-        self.memory.pools = {unit: Pool(free) for unit, free in (hugetlb_pages or {}).items()}
+        self.memory.pools = pools
         self.memory.huge_pages = huge_pages
         self.memory.folio_orders, self.memory.advised_orders = always, advised
         self._n_spaces = 0
@@ -101,6 +104,7 @@ class Machine:
         """A new process with an empty address space, and no parent."""
         return self.adopt(None, self.spawn())
 
+    @checked
     def file(self, n_bytes: int = 0, *, tracked: bool = False) -> File:
         """A new file of `n_bytes` bytes; `tracked` if a file system wants to know of first writes (see `File`)."""
         return File(self.memory, n_bytes, tracked=tracked)
@@ -143,29 +147,41 @@ class Machine:
         return same_page.merge_equal(self.memory)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
-        """Have `listener` called with each event of each trapped `load` and `store`."""
+        """Have `listener` called with each event of each trapped `load` and `store`, once the trap is resolved."""
+        if not callable(listener):
+            raise InvalidArgument(f"listen: listener must be a function, not {listener!r}")
         self.memory.listeners.append(listener)
 
     def spawn(self) -> AddressSpace:
         """A new space with nothing in it."""
         return self._enter(AddressSpace(self.memory, self._n_spaces))
 
+    @checked
     def fork(self, parent_id: int) -> AddressSpace:
         """A child of space `parent_id`; its `shared_at_fork` is how many anonymous pages both share."""
-        return self._enter(processes.fork(self.spaces[parent_id], self._n_spaces))
+        return self._enter(processes.fork(self._space(parent_id), self._n_spaces))
 
     def _enter(self, space: AddressSpace) -> AddressSpace:
         self.spaces[space.id] = space
         self._n_spaces += 1
         return space
 
+    @checked
     def exec(self, space_id: int) -> Dropped:
         """Drop all that space `space_id` has, and say what stood there."""
-        return self.spaces[space_id].clear()
+        return self._space(space_id).clear()
 
+    @checked
     def exit(self, space_id: int) -> Dropped:
         """End space `space_id`, and say what stood there."""
-        return self.spaces.pop(space_id).clear()
+        gone = self._space(space_id)
+        del self.spaces[space_id]
+        return gone.clear()
+
+    def _space(self, number: int) -> AddressSpace:
+        if number not in self.spaces:
+            raise InvalidArgument(f"there is no space {number}")
+        return self.spaces[number]
 
     def write_faults(
         self,
@@ -181,7 +197,8 @@ class Machine:
         that are not marked exclusive. An imposed reuse of a frame that others map makes the page writable
         but not exclusive, and the frame DISPUTED.
 
-        A space that is not there is a `KeyError`.
+        Raises `InvalidArgument` for a space that is not there, a number that no page has, and columns of other
+        types or of different lengths.
 
         >>> from cowscope.vm import Outcome
         >>> machine = Machine()
@@ -190,13 +207,16 @@ class Machine:
         >>> [Outcome(o).name for o in machine.write_faults([0, 0, 0], [3, 3, 9])]
         ['ZERO_FILLED', 'NO_FAULT', 'SEGMENTATION_FAULT']
         """
-        imposed = None if decided is None else np.asarray(decided, np.int8)
-        ids, numbers = np.asarray(spaces, np.int32), np.asarray(pages, np.int64)
+        ids, numbers = batch(spaces, pages, self.spaces, self._n_spaces)
+        imposed = None if decided is None else decisions(decided, len(ids))
         return faults.write_faults(self.memory, self.spaces, ids, numbers, imposed)
 
     def read_faults(self, spaces: npt.ArrayLike, pages: npt.ArrayLike) -> Outcomes:
-        """Resolve a read fault on page `pages[i]` of space `spaces[i]`, in this order; int8[n] `Outcome`."""
-        ids, numbers = np.asarray(spaces, np.int32), np.asarray(pages, np.int64)
+        """Resolve a read fault on page `pages[i]` of space `spaces[i]`, in this order; int8[n] `Outcome`.
+
+        Raises as `write_faults`.
+        """
+        ids, numbers = batch(spaces, pages, self.spaces, self._n_spaces)
         return faults.read_faults(self.memory, self.spaces, ids, numbers)
 
     def install_shared(self, spaces: npt.ArrayLike, pages: npt.ArrayLike, groups: npt.ArrayLike) -> int:
@@ -204,7 +224,37 @@ class Machine:
 
         For a tree of processes that forked before anybody looked. The first of a group stands for the
         process that wrote the page, the others count as inherited. Pages that cannot take a frame
-        (see `AddressSpace.install`) are left out.
+        (see `AddressSpace.install`) are left out. Raises as `write_faults`.
         """
-        ids, numbers = np.asarray(spaces, np.int32), np.asarray(pages, np.int64)
-        return installing.install_shared(self.memory, ids, numbers, np.asarray(groups, np.int64))
+        ids, numbers = batch(spaces, pages, self.spaces, self._n_spaces)
+        members = column("groups", groups)
+        if len(members) != len(ids):
+            raise InvalidArgument(f"there are {len(members)} groups for {len(ids)} pages")
+        return installing.install_shared(self.memory, ids, numbers, members.astype(np.int64, copy=False))
+
+
+_Named = TypeVar("_Named")
+
+
+def _named(known: Mapping[str, _Named], what: str, name: str) -> _Named:
+    if name not in known:
+        raise InvalidArgument(f"no {what} is called {name!r}; there are {', '.join(known)}")
+    return known[name]
+
+
+def _orders(name: str, given: Iterable[int]) -> frozenset[int]:
+    if not isinstance(given, Iterable):
+        raise InvalidArgument(f"{name} must be several integers, not {given!r}")
+    orders = frozenset(number(f"{name}: each", order) for order in given)
+    if not orders <= set(range(1, 9)):
+        raise InvalidArgument("folios have orders from 1 to 8")
+    return orders
+
+
+def _pools(given: Mapping[int, int]) -> dict[int, Pool]:
+    if not isinstance(given, Mapping):
+        raise InvalidArgument(f"hugetlb_pages must be a number of pages by their size, not {given!r}")
+    free = {unit: number("hugetlb_pages: each number", n_pages) for unit, n_pages in given.items()}
+    if not set(free) <= {HUGE, GIGANTIC} or min(free.values(), default=0) < 0:
+        raise InvalidArgument("hugetlb pages are of 512 or 262144 base pages, and not fewer than none")
+    return {unit: Pool(n_pages) for unit, n_pages in free.items()}

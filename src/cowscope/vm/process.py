@@ -26,6 +26,7 @@ import numpy as np
 from cowscope.errors import InvalidArgument, NoChild, NotRunning
 from cowscope.vm import advice, calls, kernel_access, remap
 from cowscope.vm.advice import Advice
+from cowscope.vm.arguments import checked, number, octets
 from cowscope.vm.calls import Backing, check_range
 from cowscope.vm.files import File
 from cowscope.vm.kernel_access import Hold
@@ -107,6 +108,7 @@ class Process:
 
     # --- memory ---
 
+    @checked
     def mmap(
         self,
         length: int,
@@ -133,6 +135,8 @@ class Process:
         Raises `InvalidArgument` (EINVAL), `NoMemory` (no gap), `AlreadyMapped`, `Forbidden` (shared, writable, but
         the file was not opened for writing).
         """
+        if file is not None and not file.is_of(self.machine.memory):
+            raise InvalidArgument("mmap: the file is another machine's")
         backing = None if file is None else Backing(file.number, offset, opened_for_writing)
         return calls.mmap(
             self.space,
@@ -157,10 +161,12 @@ class Process:
         calls.mmap(self.space, size, protection=rw, address=top - size, fixed=True, extra=grows)
         return top
 
+    @checked
     def munmap(self, address: int, length: int) -> None:
         """Take away what is mapped in the range; `InvalidArgument` unless `address` is a page's."""
         calls.munmap(self.space, address, length)
 
+    @checked
     def mprotect(self, address: int, length: int, protection: Protection | int) -> None:
         """Change what the range allows.
 
@@ -168,6 +174,7 @@ class Process:
         """
         calls.mprotect(self.space, address, length, protection)
 
+    @checked
     def mremap(
         self,
         address: int,
@@ -192,6 +199,7 @@ class Process:
             dont_unmap=keep_old,
         )
 
+    @checked
     def madvise(self, address: int, length: int, what: Advice | int) -> None:
         """Advise the kernel; see `cowscope.vm.advice`.
 
@@ -200,10 +208,12 @@ class Process:
         """
         advice.madvise(self.space, address, length, what)
 
+    @checked
     def brk(self, address: int = 0) -> int:
         """Move the end of the heap and return it; an address below the heap only asks. `NoMemory` if no room."""
         return calls.brk(self.space, address)
 
+    @checked
     def mlock(self, address: int, length: int) -> None:
         """Mark the range locked and fault it in.
 
@@ -211,6 +221,7 @@ class Process:
         """
         calls.mlock(self.space, address, length)
 
+    @checked
     def munlock(self, address: int, length: int) -> None:
         """Take the mark of `mlock` away; `NoMemory` at a gap."""
         calls.mlock(self.space, address, length, locked=False)
@@ -220,11 +231,15 @@ class Process:
 
         What it did before it failed is undone (`cowscope.vm.undo`).
         """
+        if type(address) is not int or type(count) is not int:
+            address, count = number("load: address", address), number("load: count", count)
         self._check_access(address, count)
         return self.space.load(address, count)
 
     def store(self, address: int, data: bytes) -> None:
         """Write `data` at `address`, all of it or not a byte; raises as `load` does, and leaves as little behind."""
+        if type(address) is not int or type(data) is not bytes:
+            address, data = number("store: address", address), octets("store: data", data)
         self._check_access(address, len(data))
         self.space.store(address, data)
 
@@ -232,6 +247,7 @@ class Process:
         if address < 0 or count < 0 or address + count > 1 << 64:
             raise InvalidArgument(f"{count} bytes at {address}: no addresses")
 
+    @checked
     def pin(self, address: int, length: int, *, write: bool = True) -> Hold:
         """Let a device refer to the range until `release`: fork copies these pages at once.
 
@@ -240,6 +256,7 @@ class Process:
         start, n_pages = check_range(self.space, address, length)
         return kernel_access.hold(self.space, start, n_pages, pin=True, write=write)
 
+    @checked
     def splice(self, address: int, length: int) -> Hold:
         """Let a pipe refer to the range (vmsplice) until `release`: the next write to each page copies.
 
@@ -254,6 +271,7 @@ class Process:
         shift = self.space.layout.page_shift
         return [_mapping(record, shift) for record in table.records(slice(0, len(table)))]
 
+    @checked
     def pages(self, address: int, length: int) -> PageStates:
         """The states of the pages of a range, as arrays side by side."""
         start, n_pages = check_range(self.space, address, length)
@@ -285,6 +303,7 @@ class Process:
         self._space = self.machine.spawn()
         self._leave(old)
 
+    @checked
     def exit(self, status: int = 0) -> None:
         """End; memory goes at once, the exit status waits for the parent."""
         if not 0 <= status <= 255:
@@ -305,6 +324,7 @@ class Process:
             self.parent._waits_for = None
         self.machine.leave(space)
 
+    @checked
     def wait(self, pid: int | None = None) -> tuple[int, int] | None:
         """Pid and exit status of a child that has ended (of child `pid`), which is then gone; None if none has yet.
 
