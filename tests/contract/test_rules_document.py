@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from tests.lab.mutants import MUTANTS
+from tests.vm.mutants import MUTANTS as WATCHED
 
 from cowscope.lab.library import rules
 
@@ -23,6 +24,7 @@ def test_every_rule_that_is_named_is_explained() -> None:
     listed = [row[0] for row in ROWS]
     named = {scenario.sentence.split(":")[0] for scenario in rules()}
     named |= {mutant.breaks.split(":")[0] for mutant in MUTANTS}
+    named |= {watched.mutant.breaks.split(":")[0] for watched in WATCHED}
     assert len(set(listed)) == len(listed)
     assert named <= set(listed)
 

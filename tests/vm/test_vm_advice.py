@@ -52,6 +52,19 @@ def test_populate_stops_at_guards_gaps_and_protection(process: Process) -> None:
         process.madvise(AT + 8 * PAGE, PAGE, Advice.POPULATE_READ)
 
 
+def test_populating_for_reading_copies_nothing_and_for_writing_all_that_is_shared(process: Process) -> None:
+    """R3.2: where there is no entry, and where one is not writable."""
+    put(process, 0, 2)
+    process.store(AT, b"x")
+    process.fork()
+    process.madvise(AT, 2 * PAGE, Advice.POPULATE_READ)
+    states = process.pages(AT, 2 * PAGE)
+    assert (states.map_count.tolist(), states.zero.tolist()) == ([2, 0], [False, True])
+    process.madvise(AT, 2 * PAGE, Advice.POPULATE_WRITE)
+    states = process.pages(AT, 2 * PAGE)
+    assert (states.map_count.tolist(), states.writable.tolist()) == ([1, 1], [True, True])
+
+
 def test_advice_skips_gaps_and_says_so(process: Process) -> None:
     put(process, 0, 1)
     put(process, 2, 1)
