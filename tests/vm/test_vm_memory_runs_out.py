@@ -146,9 +146,10 @@ def test_a_load_over_many_pages_is_undone(scene: Callable[[Machine], Process]) -
 
 
 @pytest.mark.parametrize("orders", [(), (2,), (1, 3)])
-def test_large_folios_that_took_the_frames_give_them_back(orders: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("which", ["folio_orders", "advised_orders"])
+def test_large_folios_that_took_the_frames_give_them_back(which: str, orders: tuple[int, ...]) -> None:
     """The store fails behind them, and the huge zero page stays whole."""
-    machine = Machine(huge_pages=True, folio_orders=orders)
+    machine = Machine(huge_pages=True, **{which: orders})  # type: ignore[arg-type]
     process = huge(machine)
     for left in (0, 5, 515):
         short_of_frames(machine, left)

@@ -142,6 +142,8 @@ def test_every_call_of_a_process_that_ended_is_refused() -> None:
         {"folio_orders": 3},
         {"folio_orders": "12"},
         {"folio_orders": [True]},
+        {"advised_orders": [9]},
+        {"advised_orders": 3},
         {"policy": "nope"},
         {"architecture": "vax"},
     ],

@@ -61,8 +61,9 @@ class Memory:
     pools: dict[int, Pool] = field(default_factory=dict)
     """Pools of hugetlb pages, by base pages in each."""
     folio_orders: frozenset[int] = frozenset()
-    advised_orders: frozenset[int] = frozenset()
     """Orders below that of a huge page that every fault of private anonymous memory may use (mTHP)."""
+    advised_orders: frozenset[int] = frozenset()
+    """Those that mappings marked HUGEPAGE may use beside it."""
     swap_pages: int = 0
     """Pages that the swap device can hold."""
     overruled: int = 0
@@ -89,7 +90,7 @@ class Memory:
         >>> Memory().most_frames, Memory(swap_pages=1).most_frames, Memory(huge_pages=True).most_frames
         (1, 2, 512)
         """
-        folio = LEAF_SIZE if self.huge_pages else 1 << max(self.folio_orders, default=0)
+        folio = LEAF_SIZE if self.huge_pages else 1 << max(self.folio_orders | self.advised_orders, default=0)
         return max(folio, 2 if self.cache.known or self.swap_pages else 1)
 
     def tell(self, event: Event) -> None:
