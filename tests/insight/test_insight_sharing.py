@@ -156,7 +156,7 @@ def test_unseen_unmaps_bear_on_what_is_left() -> None:
         (
             replace(SEEN, kernel_pages=-1, seen=False),
             Label.ESTIMATE,
-            "1 children were gone before a census could be taken",
+            "1 children had no census: they were gone before it, or too sparse for one at birth",
         ),
         (
             replace(SEEN, kernel_pages=-1, before_start=True),

@@ -16,7 +16,7 @@ import pytest
 
 from cowscope.errors import AccessDenied, MissingRight, NoSuchProcess
 from cowscope.linux import pagemap, pagemap_scan
-from cowscope.linux.page_runs import NO_FRAME, PageRuns, PageState
+from cowscope.linux.page_runs import NO_FRAME, PageRuns, PageState, expand
 from cowscope.linux.pagemap import page_states
 from cowscope.linux.proc import parse_maps, read_maps
 
@@ -235,3 +235,26 @@ def test_a_huge_and_almost_empty_mapping_has_a_census() -> None:
     inside = (runs.start_page >= base // 4096) & (runs.start_page < (base + (64 << 40)) // 4096)
     assert runs.n_pages[inside].tolist() == [1, 1, 1]
     assert runs.state[inside].tolist() == [EXCLUSIVE] * 3
+
+
+@pytest.mark.live
+def test_a_wide_mapping_is_walked_whole() -> None:
+    """Piece by piece, no page of a mapping of 64 GiB is missed or told twice, at its ends, inside and beside it."""
+    n_bytes = 64 << 30
+    map_noreserve = 0x4000  # the mmap module names it from Python 3.13 on
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | map_noreserve
+    with mmap.mmap(-1, n_bytes, flags=flags) as memory:
+        touched = [0, 4 << 30, (4 << 30) + mmap.PAGESIZE, 37 << 30, n_bytes - mmap.PAGESIZE]
+        for offset in touched:
+            memory[offset] = 1
+        view = np.frombuffer(memory, np.uint8)
+        first = view.ctypes.data // mmap.PAGESIZE
+        del view
+        runs = page_states(os.getpid())
+        exclusive = runs.select(runs.state == EXCLUSIVE)
+        pages = expand(exclusive.start_page, exclusive.n_pages)
+        # A neighbour's page may follow on the last one, in the same run.
+        inside = (pages >= first) & (pages < first + n_bytes // mmap.PAGESIZE)
+        assert pages[inside].tolist() == [first + offset // mmap.PAGESIZE for offset in touched]
+        assert (np.diff(runs.start_page) >= runs.n_pages[:-1]).all()
+        assert not inside.all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -123,3 +124,24 @@ def test_tree_lists_the_root_first(tmp_path: Path) -> None:
         assert pids[0] in proc.children(os.getpid())
         assert proc._parents()[pids[0]] == [pids[1]]
         assert proc.cmdline(process.pid)[1:] == ("-c", child)
+
+
+def test_page_tables_of_a_sparse_mapping() -> None:
+    """A page in every 2 MiB has a table of 512 entries of its own, and the kernel counts them."""
+    before = proc.parse_page_tables(proc.read_status(os.getpid()))
+    n, step = 64, 2 << 20
+    with mmap.mmap(-1, n * step, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+        for at in range(0, n * step, step):
+            memory[at] = 1
+        after = proc.parse_page_tables(proc.read_status(os.getpid()))
+    assert after.entries - before.entries >= n * 512
+    assert after.anonymous_pages > 0
+
+
+@given(
+    st.binary() | st.lists(st.sampled_from([b"VmPTE:", b"12", b"kB", b"\n", b"RssAnon:\t"])).map(b" ".join)
+)
+def test_page_tables_parser_takes_anything(data: bytes) -> None:
+    """No bytes make the parser fail."""
+    assert proc.parse_page_tables(data).entries >= 0

@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.live.helpers import BASE, at_mapping, dumped, label, record_gated, shown
+from tests.live.helpers import (
+    BASE,
+    Program,
+    at_mapping,
+    cowscope_command,
+    dumped,
+    label,
+    looked_at,
+    record_gated,
+    shown,
+    wait_until,
+)
 
 from cowscope.units import PAGE_SIZE
 
@@ -90,6 +101,28 @@ def test_pages_of_the_mapping(
     assert (pages["copied"], pages["reused"], pages["new"]) == (case.copied, case.reused, case.new)
     assert said["counts"]["forks"] == case.forks
     check_all_is_exact(said)
+
+
+def test_a_sparse_child_that_exits(compiled: Callable[[str], Path], tmp_path: Path) -> None:
+    """8 TiB with 2,000 pages in them: the recorder looks at the parent and never holds on to the child's pages, so
+    that the parent reuses them all when the child has gone, as it does unobserved."""
+    out, pages = tmp_path / "r.cow", 2_000
+    command = cowscope_command(
+        "run", "-q", "-o", out, "--", compiled("known"), "sparse-child-exits", str(pages)
+    )
+    with Program(command, more_environment={"KNOWN_GATED": "1"}) as program:
+        child = int(program.line().removeprefix("forked "))
+        wait_until(lambda: looked_at(out), "a census")
+        assert child not in looked_at(out)
+        program.send("g")
+        assert program.end().status == 0
+    said = shown(out, "mapping")
+    found = at_mapping(said)
+    assert (found["copied"], found["reused"]) == (0, pages)
+    assert said["recording"]["missed_census"] == 1
+    assert label(said, "shared_at_fork_pages") == "exact"
+    figure = said["totals"]["still_shared_pages"]
+    assert (figure["label"], "1 children had no census" in figure["reason"]) == ("estimate", True)
 
 
 def test_shared_at_fork_holds_the_mapping(compiled: Callable[[str], Path], tmp_path: Path) -> None:

@@ -151,7 +151,9 @@ def _fork_doubts(meta: Meta, replay: Replay) -> tuple[str, ...]:
     found = []
     unseen = sum(not share.seen for share in replay.forks)
     if unseen:
-        found.append(f"{unseen:,} children were gone before a census could be taken")
+        found.append(
+            f"{unseen:,} children had no census: they were gone before it, or too sparse for one at birth"
+        )
     off = [share for share in replay.forks if share.kernel_pages not in (-1, share.replay_pages)]
     if off:
         found.append(f"{len(off):,} forks shared other page counts by the kernel's word than by census")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntFlag
@@ -33,6 +34,12 @@ Entries = npt.NDArray[np.uint64]
 
 CHUNK_PAGES = 1 << 16
 """Pages looked at in one go: 256 MiB of memory, entries that fit a cache (512 KiB), some 3 ms."""
+
+WIDE_BYTES = 4 << 30
+"""Mappings longer than this are scanned piece by piece: one page in each 2 MiB of so much takes some 10 ms."""
+
+PIECE_S = 0.0005
+"""How long a piece shall take: meanwhile the process can neither map nor unmap, nor end by itself."""
 
 FRAME_MASK = (1 << 55) - 1
 """The bits of an entry that hold the frame number."""
@@ -202,14 +209,51 @@ def _by_scan(fd: int, maps: Maps, frames: bool) -> Iterator[PageRuns]:
     any_of = supported() & (Category.PRESENT | Category.SWAPPED | Category.GUARD)
     tell = any_of | Category.PFNZERO | Category.HUGE
     foreign = _foreign_pages(maps)
-    at, end = 0, address_space_end()
-    while at < end:
-        regions, at = scan(fd, at, end, any_of=any_of, tell=tell, max_pages=CHUNK_PAGES)
-        ranges = _regions_as_runs(regions)
-        unclear = (ranges.state & (PageState.PRESENT | PageState.ZERO)) == PageState.PRESENT
-        plain = ranges.select(unclear)
-        looked_at = entries_as_runs(_entries_of(fd, plain), plain, frames=frames)
-        yield join([ranges.select(~unclear), mark_foreign(looked_at, foreign)])
+    for start, end, stride in sections(maps, address_space_end()):
+        at = start
+        while at < end:
+            begun = time.perf_counter()
+            regions, at = scan(fd, at, min(at + stride, end), any_of=any_of, tell=tell, max_pages=CHUNK_PAGES)
+            stride = next_stride(stride, time.perf_counter() - begun)
+            if not len(regions):
+                continue
+            ranges = _regions_as_runs(regions)
+            unclear = (ranges.state & (PageState.PRESENT | PageState.ZERO)) == PageState.PRESENT
+            plain = ranges.select(unclear)
+            looked_at = entries_as_runs(_entries_of(fd, plain), plain, frames=frames)
+            yield join([ranges.select(~unclear), mark_foreign(looked_at, foreign)])
+
+
+def sections(maps: Maps, end: int) -> list[tuple[int, int, int]]:
+    r"""The address space below `end` cut at wide mappings: start, end and the first stride of each section.
+
+    What is not mapped costs a scan nothing, so all between two wide mappings is one stride.
+
+    >>> text = b"1000-2000 rw-p 0 00:00 0\n10000000000-30000000000 rw-p 0 00:00 0\n"
+    >>> [tuple(n >> 30 for n in section) for section in sections(parse_maps(text), 1 << 47)]
+    [(0, 1024, 1024), (1024, 3072, 4), (3072, 131072, 128000)]
+    """
+    found, at = [], 0
+    wide = (maps.end - maps.start > np.uint64(WIDE_BYTES)) & (maps.end <= np.uint64(end))
+    for first, last in zip(maps.start[wide].tolist(), maps.end[wide].tolist(), strict=True):
+        if at < first:
+            found.append((at, first, first - at))
+        found.append((first, last, WIDE_BYTES))
+        at = last
+    return [*found, (at, end, end - at)]
+
+
+def next_stride(stride: int, took_s: float) -> int:
+    """Bytes to scan next after `stride` bytes took so long: half as many, twice as many, or the same.
+
+    >>> next_stride(1 << 32, 2 * PIECE_S) >> 20, next_stride(1 << 32, PIECE_S / 3) >> 20
+    (2048, 8192)
+    >>> next_stride(2 << 20, 1.0) >> 20
+    2
+    """
+    if took_s > PIECE_S:
+        return max(stride // 2, 2 << 20)
+    return stride * 2 if took_s < PIECE_S / 2 else stride
 
 
 def _regions_as_runs(regions: npt.NDArray[np.void]) -> PageRuns:

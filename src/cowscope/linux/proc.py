@@ -162,6 +162,37 @@ def parse_stat(data: bytes) -> Stat:
     )
 
 
+@dataclass(frozen=True)
+class PageTables:
+    """How much of an address space is there to be walked through."""
+
+    entries: int
+    """Entries in its page tables, used or not."""
+    anonymous_pages: int
+    """Anonymous pages mapped by them (a counter that the kernel sums up lazily: not exact)."""
+
+
+def parse_page_tables(status: bytes) -> PageTables:
+    r"""The `VmPTE` and `RssAnon` lines of `/proc/PID/status`; zeroes for kernel threads and zombies.
+
+    >>> parse_page_tables(b"Name:\tVmPTE: 9\nRssAnon:\t      40 kB\nVmPTE:\t      16 kB\n")
+    PageTables(entries=2048, anonymous_pages=10)
+    """
+    kib = {}
+    for line in status.split(b"\n"):
+        key, _, value = line.partition(b":")
+        number = value.removesuffix(b"kB").strip()
+        if key in (b"VmPTE", b"RssAnon") and number.isdigit():
+            kib[key] = int(number)
+    size = os.sysconf("SC_PAGE_SIZE") // 1024
+    return PageTables(kib.get(b"VmPTE", 0) * 1024 // 8, kib.get(b"RssAnon", 0) // size)
+
+
+def read_status(pid: int) -> bytes:
+    """`/proc/PID/status`, unparsed. Raises `NoSuchProcess`."""
+    return read_proc(pid, "status")
+
+
 def cmdline(pid: int) -> tuple[str, ...]:
     """The arguments of the process as it shows them; empty for kernel threads and zombies.
 

@@ -203,9 +203,10 @@ class Session:
         while self._queue:
             child, parent = self._queue.pop(0)
             self.adopt(child)
+            sparse = census.is_sparse(child)
             with self._writing():
                 census.identify(self.journal, child)
-            if not self._look(child, "fork"):
+            if sparse or not self._look(child, "fork"):
                 self.missed_census += 1
                 self._look_at_parent(parent)
 

@@ -146,6 +146,17 @@ static void child_exits(void) {
     write_all();
 }
 
+/* Each page has page tables of its own: they take far longer to walk, and to take down, than the pages to write. */
+static void sparse_child_exits(void) {
+    size_t step = (8UL << 40) / n / PAGE * PAGE;
+    char *at = mmap(BASE, n * step, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (at != BASE) err(2, "mmap");
+    for (size_t i = 0; i < n; i++) *(volatile char *)(at + i * step) = 1;
+    end(start(nothing));
+    for (size_t i = 0; i < n; i++) *(volatile char *)(at + i * step) = 1;
+}
+
 static int file_of(const char *path) {
     int fd = open(path, O_RDWR);
     if (fd < 0) err(2, "%s", path);
@@ -209,6 +220,7 @@ int main(int argc, char **argv) {
     else if (!strcmp(s, "three-children")) three();
     else if (!strcmp(s, "grandchild")) one(grandparent);
     else if (!strcmp(s, "child-exits")) child_exits();
+    else if (!strcmp(s, "sparse-child-exits")) sparse_child_exits();
     else if (!strcmp(s, "child-unmaps")) one(unmap_half);
     else if (!strcmp(s, "child-discards")) one(discard_half);
     else if (!strcmp(s, "child-reads")) one(read_all);
