@@ -18,6 +18,8 @@ def run(
 
     Standard streams, signals and the exit status are the command's own; the summary goes to stderr. The
     recording ends with the command, after --duration or at --max-size; the command itself is never ended.
+    A signal that is sent to cowscope is passed on; one that is sent to the whole process group (Ctrl-C,
+    kill %1) the command has got already.
 
     \b
     Examples:

@@ -1,7 +1,8 @@
 """Signals as something to poll: signalfd(2), which also tells who sent one.
 
 A Ctrl-C at the terminal reaches the whole foreground group, the observed command included; a `kill` of the
-recorder reaches only the recorder. The sender tells them apart, and Python's own handlers do not know it.
+recorder reaches only the recorder. The sender tells these two apart, and Python's own handlers do not know it. A
+`kill` of the whole group is told apart by `signal_witness`.
 
 A signal to the process goes to any thread that does not block it. numpy's import starts threads (OpenBLAS's), so
 make the queue before it: they then inherit the mask.

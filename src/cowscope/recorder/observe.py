@@ -17,6 +17,7 @@ from cowscope.errors import AccessDenied, CowscopeError, MissingRight, NoSuchPro
 from cowscope.linux import proc
 from cowscope.linux.capabilities import Capability, effective
 from cowscope.linux.perf_abi import Flag
+from cowscope.linux.signal_witness import Witness
 from cowscope.linux.signals import ENDING, FORWARDED, SignalQueue
 from cowscope.recorder import census
 from cowscope.recorder.channels import NEW_TASK_EVENT
@@ -70,8 +71,10 @@ class RunningCommand:
         self.directory = make_directory(options.output, arguments[0])
         self.exit_status: int | None = None
         self._signals = signals or SignalQueue(FORWARDED)
+        self._witness: Witness | None = None
         try:
             self._command = Command(arguments, signal_mask=self._signals.old_mask)
+            self._witness = Witness(FORWARDED)
             raise_file_limit()  # ours alone: the command has been forked with the limit that we found
             self._pidfd = os.pidfd_open(self._command.pid)
             self._session = self._prepare(source, options)
@@ -101,7 +104,7 @@ class RunningCommand:
                 self._forward()
             if self._pidfd in ready:
                 self._reap()
-        self._signals.restore()
+        self._let_signals_be()
         return self.exit_status
 
     def _prepare(self, source: Source, options: Options) -> Session:
@@ -117,8 +120,13 @@ class RunningCommand:
         census.identify(journal, self._command.pid)
         return _session(self.directory, probes, journal, source, options)
 
-    def _undo(self) -> None:
+    def _let_signals_be(self) -> None:
+        if self._witness is not None:
+            self._witness.close()
         self._signals.restore()
+
+    def _undo(self) -> None:
+        self._let_signals_be()
         if hasattr(self, "_command") and self._command.waiting:
             self._command.abandon()
         self._source.close()
@@ -133,10 +141,16 @@ class RunningCommand:
         self.exit_status = shell_status(status)
 
     def _forward(self) -> None:
-        for received in self._signals.receive():
-            # What the terminal sends has reached the command already: it is in the same foreground group.
-            if not received.from_terminal and self.exit_status is None:
-                os.kill(self._command.pid, received.number)
+        """Pass on what came to us alone: what came to our whole group, the command has if it is still in it."""
+        received = self._signals.receive()
+        to_group = self._witness.seen() if self._witness is not None and received else None
+        for each in received:
+            to_all = each.from_terminal if to_group is None else each.number in to_group
+            if self.exit_status is None and not (to_all and self._in_our_group()):
+                os.kill(self._command.pid, each.number)
+
+    def _in_our_group(self) -> bool:
+        return os.getpgid(self._command.pid) == os.getpgrp()
 
 
 def _source(options: Options, flags: Flag) -> Source:
