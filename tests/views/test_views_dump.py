@@ -27,20 +27,20 @@ process pid parent start_ns exec_ns end_ns status name executable command_line
 2 102 -1 0 -1 -1 -1 \\x1b[2J\\n /bin/\\x1b[2J\\n \\x1b[2J\\n --number 2""",
     "mappings": """\
 mapping process from_ns to_ns start_page end_page protection shared kind file_offset name
-0 0 0 -1 0x10 0x20 3 no 0 0 [anon]
-1 1 100 -1 0x10 0x20 3 no 0 0 [anon]""",
+0 0 0 -1 0x10 0x20 read|write no anonymous 0 [anon]
+1 1 100 -1 0x10 0x20 read|write no anonymous 0 [anon]""",
     "forks": """\
 time_ns parent child shares_memory anonymous_pages file_pages swapped_pages before_start
 100 0 1 no 4 -1 -1 no""",
     "faults": """\
 time_ns process tid address code access allocation
-200 1 0 0x11008 0 7 2""",
+200 1 0 0x11008 0 present|write|user page""",
     "operations": """\
 time_ns process operation start_page n_pages to_page
-300 0 1 0x10 4 -1""",
+300 0 unmap 0x10 4 -1""",
     "census": """\
 census process time_ns until_ns start_page n_pages state group
-0 1 110 110 0x10 4 1 -1""",
+0 1 110 110 0x10 4 present -1""",
     "symbols": """\
 code file offset function
 0 /bin/worker 64 work""",
@@ -58,3 +58,16 @@ def test_every_table_as_text() -> None:
 def test_a_limit_cuts_rows() -> None:
     """And keeps the line of names."""
     assert len(list(lines("processes", tables()["processes"], limit=1))) == 2
+
+
+def test_codes_as_they_are_stored() -> None:
+    """On request, for who reads them by a program."""
+    text = "\n".join(lines("faults", tables()["faults"], codes=True)).replace("\t", " ")
+    assert text.endswith("200 1 0 0x11008 0 7 2")
+
+
+def test_a_code_of_a_later_version_stays_a_number() -> None:
+    """Beside those that are known."""
+    columns = tables()["operations"]
+    columns["operation"][:] = 77
+    assert list(lines("operations", columns))[1].split("\t")[2] == "77"

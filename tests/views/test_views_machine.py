@@ -108,7 +108,7 @@ def test_a_dump_is_one_line_a_row() -> None:
     )
     assert list(lines("mappings", mappings)) == [
         "\t".join(column.name for column in TABLES["mappings"]),
-        "0\t1\t5\t-1\t0x7f00\t0x7f10\t3\tyes\t1\t4096\ta\\tb\\n\\x1b",
-        "1\t1\t5\t9\t0x0\t0x1\t0\tno\t0\t0\t",
+        "0\t1\t5\t-1\t0x7f00\t0x7f10\tread|write\tyes\tfile\t4096\ta\\tb\\n\\x1b",
+        "1\t1\t5\t9\t0x0\t0x1\tnone\tno\tanonymous\t0\t",
     ]
     assert len(list(lines("mappings", mappings, limit=1))) == 2

@@ -13,8 +13,11 @@ TABLES = ("processes", "mappings", "forks", "faults", "operations", "census", "s
 @click.argument("recording", type=click.Path(path_type=Path))
 @click.argument("table", type=click.Choice(TABLES))
 @click.option("--limit", type=click.IntRange(min=1), help="Only so many rows.")
-def dump(recording: Path, table: str, limit: int | None) -> None:
+@click.option("--codes", is_flag=True, help="Numbers as they are stored, where words would stand for them.")
+def dump(recording: Path, table: str, limit: int | None, *, codes: bool) -> None:
     """Print the rows of TABLE, tab-separated, one line each, under a line of column names.
+
+    Codes are spelt out (flags joined by |); one that this version does not know stays a number.
 
     \b
     Examples:
@@ -28,5 +31,5 @@ def dump(recording: Path, table: str, limit: int | None) -> None:
     if table == "meta":
         click.echo(opened.meta.to_json(), nl=False)
         return
-    for line in lines(table, opened.table(table), limit=limit):
+    for line in lines(table, opened.table(table), limit=limit, codes=codes):
         click.echo(line)

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 0
 
+Codes = type[IntEnum] | type[IntFlag]
+
 Columns = dict[str, NDArray[Any]]
 """A table in memory: column name -> one array, all of one length."""
 
@@ -68,6 +70,14 @@ class PageState(IntFlag):
     EXCLUSIVE = 64
 
 
+class Protection(IntFlag):
+    """What a mapping allows."""
+
+    READ = 1
+    WRITE = 2
+    EXECUTE = 4
+
+
 class MappingKind(IntEnum):
     """What stands behind a mapping; what decides is whether a private page of it begins as zeroes."""
 
@@ -82,6 +92,8 @@ class Column:
     name: str
     sql: str
     meaning: str
+    codes: Codes | None = None
+    """What the numbers stand for, or of what flags they are sums."""
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
@@ -101,7 +113,7 @@ _DTYPES: Mapping[str, np.dtype[np.generic]] = MappingProxyType(
 )
 
 
-def _table(*columns: tuple[str, str, str]) -> tuple[Column, ...]:
+def _table(*columns: tuple[str, str, str] | tuple[str, str, str, Codes]) -> tuple[Column, ...]:
     return tuple(Column(*column) for column in columns)
 
 
@@ -126,9 +138,9 @@ TABLES: Mapping[str, tuple[Column, ...]] = MappingProxyType(
             ("to_ns", "BIGINT", "gone or changed, -1 if it stayed"),
             ("start_page", "BIGINT", "first page"),
             ("end_page", "BIGINT", "page behind the last"),
-            ("protection", "UTINYINT", "1 read, 2 write, 4 execute"),
+            ("protection", "UTINYINT", "1 read, 2 write, 4 execute", Protection),
             ("shared", "BOOLEAN", "MAP_SHARED"),
-            ("kind", "UTINYINT", "0 anonymous, 1 file"),
+            ("kind", "UTINYINT", "0 anonymous, 1 file", MappingKind),
             ("file_offset", "BIGINT", "byte of the file at the first page"),
             ("name", "VARCHAR", "file, or [heap], [stack], [anon]; hostile text"),
         ),
@@ -156,17 +168,23 @@ TABLES: Mapping[str, tuple[Column, ...]] = MappingProxyType(
             ("tid", "INTEGER", "thread id"),
             ("address", "UBIGINT", "the address that was accessed"),
             ("code", "INTEGER", "key into symbols: the accessing instruction"),
-            ("access", "UTINYINT", "1 page was present, 2 write, 4 by user code, 128 the kernel did not say"),
+            (
+                "access",
+                "UTINYINT",
+                "1 page was present, 2 write, 4 by user code, 128 the kernel did not say",
+                Access,
+            ),
             (
                 "allocation",
                 "UTINYINT",
                 "0 not watched, 1 no page was allocated, 2 a page was, not zeroed, 3 one was, but late or on another CPU",
+                Allocation,
             ),
         ),
         "operations": _table(
             ("time_ns", "BIGINT", "when"),
             ("process", "INTEGER", "who"),
-            ("operation", "UTINYINT", "1 unmap, 2 discard, 3 move, 4 exec, 5 exit"),
+            ("operation", "UTINYINT", "1 unmap, 2 discard, 3 move, 4 exec, 5 exit", Operation),
             ("start_page", "BIGINT", "first page concerned"),
             ("n_pages", "BIGINT", "how many"),
             ("to_page", "BIGINT", "where a move went, else -1"),
@@ -178,7 +196,12 @@ TABLES: Mapping[str, tuple[Column, ...]] = MappingProxyType(
             ("until_ns", "BIGINT", "when it ended"),
             ("start_page", "BIGINT", "first page of the run"),
             ("n_pages", "BIGINT", "length of the run"),
-            ("state", "UTINYINT", "1 present 2 swapped 4 file 8 zero page 16 huge 32 guard 64 mapped once"),
+            (
+                "state",
+                "UTINYINT",
+                "1 present 2 swapped 4 file 8 zero page 16 huge 32 guard 64 mapped once",
+                PageState,
+            ),
             (
                 "group",
                 "BIGINT",
