@@ -14,7 +14,7 @@ from cowscope.linux import facts
 from cowscope.linux.facts import Abilities, Check, Level
 
 CHECKS = (
-    Check("tracefs", False, "tracefs is not mounted", "sudo mount -t tracefs nodev /sys/kernel/tracing"),
+    Check("tracefs", False, "not mounted", "sudo mount it", "all may read it", "only\x07 estimates"),
     Check("PAGEMAP_SCAN", True, "with guard pages"),
     Check("kernel", None, "6.18 \x1b[31m[bold]evil"),
 )
@@ -38,8 +38,10 @@ def test_lines_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
     _with(monkeypatch, Level.SOFTWARE)
     assert CliRunner().invoke(doctor).output == (
         "SOFTWARE: own processes, by the page-fault software event and page states: an estimate\n"
-        "no  tracefs       tracefs is not mounted\n"
-        "                  → sudo mount -t tracefs nodev /sys/kernel/tracing\n"
+        "no  tracefs       not mounted\n"
+        "                  → sudo mount it\n"
+        "                    mind: all may read it\n"
+        "                    without: only\\x07 estimates\n"
         "yes PAGEMAP_SCAN  with guard pages\n"
         "    kernel        6.18 \\x1b[31m[bold]evil\n"
     )
@@ -55,6 +57,8 @@ def test_one_object_for_programs(monkeypatch: pytest.MonkeyPatch) -> None:
         "ok": True,
         "detail": "with guard pages",
         "remedy": "",
+        "caution": "",
+        "without": "",
     }
 
 

@@ -11,11 +11,12 @@ from cowscope.linux.boot import BootFacts
 from cowscope.linux.capabilities import Capability
 from cowscope.linux.facts import Abilities, Check, Host, Level, PerfSupport, abilities, judge
 from cowscope.linux.pagemap_scan import Category
-from cowscope.linux.tracefs import TraceEvent
+from cowscope.linux.tracefs import TraceEvent, Unreadable
 
 BOOT = BootFacts("6.18.0", "x86_64", 4096, "madvise", "never", False, False, True)
 EVENT = TraceEvent("exceptions", "page_fault_user", 190, {})
-NO_TRACEFS = MissingRight("tracefs may not be read by this user", "run as root")
+CLOSED = Unreadable("tracefs may not be read by this user", "sudo mount -o remount,gid=7 /sys/kernel/tracing")
+NOT_MOUNTED = MissingRight("tracefs is not mounted", "sudo mount -t tracefs nodev /sys/kernel/tracing")
 ROOT = Host(
     boot=BOOT,
     capabilities=frozenset(Capability),
@@ -28,6 +29,7 @@ ROOT = Host(
     frames_visible=True,
     kallsyms_visible=True,
     fault_event=EVENT,
+    python="/opt/my python/bin/python3",
 )
 USER = replace(
     ROOT,
@@ -35,7 +37,7 @@ USER = replace(
     is_root=False,
     frames_visible=False,
     kallsyms_visible=False,
-    fault_event=NO_TRACEFS,
+    fault_event=CLOSED,
 )
 
 
@@ -78,10 +80,41 @@ def test_what_was_tried_outweighs_what_settings_say() -> None:
     assert judge(USER, PerfSupport(False, True, "opened")).level == Level.SOFTWARE
 
 
+@pytest.mark.parametrize(("software", "level"), [(True, Level.SOFTWARE), (False, Level.STATES)])
+def test_what_a_number_above_2_means_is_tried(software: bool, level: Level) -> None:
+    """perf_event_paranoid 3 closes everything on some distributions, and nothing more than 2 elsewhere."""
+    found = judge(replace(USER, paranoid=3), PerfSupport(False, software, "as tried"))
+    assert found.level == level
+    remedy = "" if software else "sudo sysctl kernel.perf_event_paranoid=2"
+    assert check(found, "page faults of own processes").remedy == remedy
+
+
 def test_every_missing_right_of_a_plain_user_has_a_remedy() -> None:
-    """No check says no to a plain user without a command that changes it."""
+    """No check says no to a plain user without a command that changes it, and what holds until then; none of the
+    commands is to look again as root."""
     for one in judge(replace(USER, paranoid=4)).checks:
-        assert one.ok is not False or one.remedy, one
+        assert one.ok is not False or (one.remedy and one.without), one
+        assert "doctor" not in one.remedy
+
+
+@pytest.mark.parametrize(
+    ("event", "rights"),
+    [(EVENT, "cap_perfmon,cap_ipc_lock"), (CLOSED, "cap_perfmon,cap_ipc_lock,cap_dac_read_search")],
+    ids=["open", "closed"],
+)
+def test_capabilities_for_every_fault(event: TraceEvent | MissingRight, rights: str) -> None:
+    """As many as are needed, for the interpreter, with what that means and how it is undone."""
+    one = check(judge(replace(USER, fault_event=event)), "write faults with error code")
+    assert one.remedy == f"sudo setcap {rights}+ep '/opt/my python/bin/python3'"
+    assert "sudo setcap -r '/opt/my python/bin/python3'" in one.caution
+    assert ("any file" in one.caution) == ("dac_read_search" in rights)
+
+
+def test_first_tracefs_then_rights() -> None:
+    """Where it is not mounted, that comes first."""
+    found = judge(replace(USER, fault_event=NOT_MOUNTED))
+    for name in ("write faults with error code", "tracefs"):
+        assert check(found, name).remedy == NOT_MOUNTED.remedy
 
 
 def test_a_remedy_is_given_only_where_something_is_missing() -> None:

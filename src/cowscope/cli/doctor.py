@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def doctor(context: click.Context, *, as_json: bool) -> None:
     """Say what can be recorded on this machine by this user.
 
-    Each missing right comes with the one command that gives it. The exit status is 0 if faults can be
-    recorded, and 1 if only the sharing of own processes can be shown.
+    Each missing right comes with one command that gives it, what else that command does, and what works
+    without it. The exit status is 0 if faults can be recorded, and 1 if only the sharing of own processes can
+    be shown.
 
     \b
     Examples:
@@ -61,8 +62,12 @@ def _paint_check(check: Check, width: int, console: Console) -> None:
     mark, style = {True: ("yes", "green"), False: ("no", "red"), None: ("", "")}[check.ok]
     line = Text.assemble((f"{mark:4}", style), f"{printable(check.name):{width}}  {printable(check.detail)}")
     console.print(line, soft_wrap=True)
+    indent = f"{'':4}{'':{width}}  "
     if check.remedy:
-        console.print(f"{'':4}{'':{width}}  → {printable(check.remedy)}", style="cyan", soft_wrap=True)
+        console.print(f"{indent}→ {printable(check.remedy)}", style="cyan", soft_wrap=True)
+    for word, text in (("mind", check.caution), ("without", check.without)):
+        if text:
+            console.print(f"{indent}  {word}: {printable(text)}", style="dim", soft_wrap=True)
 
 
 def printable(text: str) -> str:

@@ -58,8 +58,8 @@ def read_own_status() -> bytes:
 def perf_event_paranoid() -> int | None:
     """How far perf events are closed to plain users; None if the kernel has no perf events.
 
-    -1 nothing is closed, 0 raw tracepoints, 1 whole-CPU events too, 2 kernel profiling too; 3 and 4 (Debian,
-    Ubuntu, Android) everything. Whoever has CAP_PERFMON is not asked.
+    -1 nothing is closed, 0 raw tracepoints, 1 whole-CPU events too, 2 kernel profiling too; 3 and 4 on
+    Debian, Ubuntu and Android everything, elsewhere the same as 2. Whoever has CAP_PERFMON is not asked.
     """
     return _number("/proc/sys/kernel/perf_event_paranoid")
 

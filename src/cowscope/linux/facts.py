@@ -3,7 +3,7 @@
 Three levels, each giving all that the next one gives:
 
     TRACEPOINT   CAP_PERFMON (or root, or perf_event_paranoid -1), and a readable tracefs
-    SOFTWARE     perf_event_paranoid at most 2 (or CAP_PERFMON)
+    SOFTWARE     perf_event_paranoid at most 2 (or CAP_PERFMON), or 3 and more on a kernel that makes nothing of it
     STATES       nothing but the right to look at one's own processes
 
 Source: perf_event_open(2); Documentation/admin-guide/perf-security.rst; in the kernel kernel/trace/
@@ -13,6 +13,8 @@ trace_event_perf.c (perf_trace_event_perm: raw tracepoint records want paranoid 
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -25,7 +27,12 @@ from cowscope.linux.capabilities import Capability
 FAULT_EVENT = ("exceptions", "page_fault_user")
 """The tracepoint of page faults taken by user code; it is there on x86-64."""
 
-_AS_ROOT = 'sudo "$(command -v cowscope)" doctor'
+_ATTACH_AS_ROOT = 'sudo "$(command -v cowscope)" attach PID'
+_UNTIL_BOOT = "holds for every user, until the next boot"
+_NO_FRAMES = (
+    "in a tree that had forked before the recording began, pages of one address are taken for one page"
+)
+_NO_SYMBOLS = "writes by kernel code come without the name of the function"
 _IN_CONTAINER = "docker run --cap-add=PERFMON --cap-add=SYS_ADMIN --security-opt seccomp=unconfined IMAGE"
 
 
@@ -78,6 +85,8 @@ class Host:
     kallsyms_visible: bool
     fault_event: tracefs.TraceEvent | MissingRight | None
     """The tracepoint, or why it cannot be read, or None if this kernel has none."""
+    python: str = ""
+    """The interpreter's own file, which can be given capabilities."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,10 @@ class Check:
     detail: str
     remedy: str = ""
     """One command that gives more; empty if nothing is missing or no command would help."""
+    caution: str = ""
+    """What else the remedy does."""
+    without: str = ""
+    """What holds as long as nobody does it."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +126,7 @@ def read_host() -> Host:
         frames_visible=pagemap.zero_frame() != 0,
         kallsyms_visible=parse_kallsyms_visible(_read_kallsyms_start()),
         fault_event=_fault_event(),
+        python=os.path.realpath(sys.executable),
     )
 
 
@@ -158,21 +172,37 @@ def _may_perf(host: Host) -> bool:
     return bool(host.capabilities & {Capability.CAP_PERFMON, Capability.CAP_SYS_ADMIN})
 
 
-def _more_rights(host: Host) -> str:
-    return _IN_CONTAINER if host.is_root else _AS_ROOT
-
-
 def _tracepoint(host: Host, perf: PerfSupport | None) -> Check:
     name = "write faults with error code"
     if host.fault_event is None:
         return Check(name, False, f"this kernel has no tracepoint {':'.join(FAULT_EVENT)}")
-    if isinstance(host.fault_event, MissingRight):
+    unreadable = isinstance(host.fault_event, tracefs.Unreadable)
+    if isinstance(host.fault_event, MissingRight) and (host.is_root or not unreadable):
         return Check(name, False, host.fault_event.what, host.fault_event.remedy)
-    if perf is not None:
-        return Check(name, perf.tracepoint, perf.detail, "" if perf.tracepoint else _more_rights(host))
-    if _may_perf(host) or (host.paranoid is not None and host.paranoid < 0):
-        return Check(name, True, f"tracepoint {':'.join(FAULT_EVENT)}, number {host.fault_event.id}")
-    return Check(name, False, "raw tracepoints need CAP_PERFMON", _more_rights(host))
+    by_settings = _may_perf(host) or (host.paranoid is not None and host.paranoid < 0)
+    if perf.tracepoint if perf is not None else by_settings and not unreadable:
+        return Check(name, True, f"tracepoint {':'.join(FAULT_EVENT)}" if perf is None else perf.detail)
+    detail = perf.detail if perf is not None else "raw tracepoints need CAP_PERFMON"
+    if host.is_root:
+        return Check(name, False, detail, _IN_CONTAINER)
+    return _with_capabilities(host, name, detail)
+
+
+def _with_capabilities(host: Host, name: str, detail: str) -> Check:
+    """The rings want CAP_IPC_LOCK, a tracefs that is root's alone CAP_DAC_READ_SEARCH (both tried)."""
+    rights = ["cap_perfmon", "cap_ipc_lock"]
+    if isinstance(host.fault_event, tracefs.Unreadable):
+        rights.append("cap_dac_read_search")
+    python = shlex.quote(host.python)
+    files = " and reads any file" if len(rights) > 2 else ""
+    return Check(
+        name,
+        False,
+        detail,
+        f"sudo setcap {','.join(rights)}+ep {python}",
+        f"whatever this Python runs then traces any process{files}; undo: sudo setcap -r {python}",
+        "faults are those of own processes, what each did is inferred, and figures are estimates",
+    )
 
 
 def _software(host: Host, perf: PerfSupport | None) -> Check:
@@ -180,44 +210,74 @@ def _software(host: Host, perf: PerfSupport | None) -> Check:
     if host.paranoid is None:
         return Check(name, False, "this kernel has no perf events")
     allowed = _may_perf(host) or host.paranoid <= 2
-    if allowed and perf is not None and perf.software:
-        return Check(name, True, perf.detail)
-    if allowed and perf is None:
+    if perf.software if perf is not None else allowed:
         return Check(name, True, "software event page-faults")
     if allowed and perf is not None:
         return Check(name, False, f"settings allow it, but: {perf.detail}", _IN_CONTAINER)
-    detail = f"kernel.perf_event_paranoid is {host.paranoid}"
-    return Check(name, False, detail, "sudo sysctl kernel.perf_event_paranoid=2")
+    return Check(
+        name,
+        False,
+        f"kernel.perf_event_paranoid is {host.paranoid}",
+        "sudo sysctl kernel.perf_event_paranoid=2",
+        _UNTIL_BOOT,
+        "nothing can be recorded; recordings can be read, and the library works",
+    )
 
 
 def _interfaces(host: Host) -> tuple[Check, ...]:
-    event, scan = host.fault_event, host.scan
-    readable = not isinstance(event, MissingRight)
+    scan = host.scan
     guard = "with guard pages" if scan & pagemap_scan.Category.GUARD else "without guard pages"
-    root = "" if host.is_root else _AS_ROOT
     return (
-        Check(
-            "tracefs",
-            readable,
-            event.what if isinstance(event, MissingRight) else "readable",
-            event.remedy if isinstance(event, MissingRight) else "",
-        ),
+        _tracefs(host),
         Check("PAGEMAP_SCAN", bool(scan), guard if scan else "absent: a census of sparse memory is slow"),
-        Check("frame numbers", host.frames_visible, *_seen(host.frames_visible, "CAP_SYS_ADMIN", root)),
-        Check("kernel symbols", host.kallsyms_visible, *_seen(host.kallsyms_visible, "CAP_SYSLOG", root)),
+        _frames(host),
+        _symbols(host),
         _others(host),
     )
 
 
-def _seen(visible: bool, capability: str, remedy: str) -> tuple[str, str]:
-    return ("visible", "") if visible else (f"hidden: needs {capability}", remedy)
+def _tracefs(host: Host) -> Check:
+    event = host.fault_event
+    if not isinstance(event, MissingRight):
+        return Check("tracefs", True, "readable")
+    opens = event.remedy.startswith("sudo mount")
+    caution = "your group may then read all that the kernel traces, until the next boot" if opens else ""
+    without = "not needed with CAP_DAC_READ_SEARCH; without either no write fault has its error code"
+    return Check("tracefs", False, event.what, event.remedy, caution, without if opens else "")
+
+
+def _frames(host: Host) -> Check:
+    name = "frame numbers"
+    if host.frames_visible:
+        return Check(name, True, "visible")
+    remedy = "" if host.is_root else _ATTACH_AS_ROOT
+    return Check(name, False, "hidden: needs CAP_SYS_ADMIN", remedy, without=_NO_FRAMES)
+
+
+def _symbols(host: Host) -> Check:
+    name = "kernel symbols"
+    if host.kallsyms_visible:
+        return Check(name, True, "visible")
+    detail = "hidden: needs CAP_SYSLOG, or kptr_restrict 0 and perf_event_paranoid 1 or less"
+    if host.is_root:
+        return Check(name, False, detail, without=_NO_SYMBOLS)
+    remedy = "sudo sysctl kernel.kptr_restrict=0 kernel.perf_event_paranoid=1"
+    return Check(name, False, detail, remedy, f"helps attackers of the kernel; {_UNTIL_BOOT}", _NO_SYMBOLS)
 
 
 def _others(host: Host) -> Check:
+    name = "other users' processes"
+    if Capability.CAP_SYS_PTRACE in host.capabilities:
+        return Check(name, True, "may be looked into")
     scope = "" if host.ptrace_scope is None else f", kernel.yama.ptrace_scope is {host.ptrace_scope}"
-    allowed = Capability.CAP_SYS_PTRACE in host.capabilities
-    detail = "may be looked into" if allowed else f"closed: needs CAP_SYS_PTRACE{scope}"
-    return Check("other users' processes", allowed, detail, "" if allowed else _more_rights(host))
+    remedy = _IN_CONTAINER if host.is_root else _ATTACH_AS_ROOT
+    return Check(
+        name,
+        False,
+        f"closed: needs CAP_SYS_PTRACE{scope}",
+        remedy,
+        without="your own can be recorded",
+    )
 
 
 def _settings(host: Host) -> tuple[Check, ...]:

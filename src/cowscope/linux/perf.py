@@ -92,8 +92,14 @@ class Ring:
     """A ring of `n_bytes` (a power of two) of data, drained without looking at it."""
 
     def __init__(self, fd: int, n_bytes: int, *, offset: int = 0) -> None:
-        """Map the ring at byte `offset` of `fd`; raises `PermissionError` past perf_event_mlock_kb, else `OSError`."""
-        self._map = mmap.mmap(fd, PAGE_SIZE + n_bytes, offset=offset)
+        """Map the ring at byte `offset` of `fd`; raises `MissingRight` past perf_event_mlock_kb, else `OSError`."""
+        try:
+            self._map = mmap.mmap(fd, PAGE_SIZE + n_bytes, offset=offset)
+        except PermissionError as error:
+            raise MissingRight(
+                f"a ring of {n_bytes >> 10} KiB may not be locked in memory by this user",
+                "run as root, or add CAP_IPC_LOCK, or as root set kernel.perf_event_mlock_kb higher",
+            ) from error
         self._data = memoryview(self._map)[PAGE_SIZE:]
         self._head = ctypes.c_uint64.from_buffer(self._map, HEAD_AT)
         self._tail = ctypes.c_uint64.from_buffer(self._map, TAIL_AT)

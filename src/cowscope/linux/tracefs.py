@@ -29,6 +29,10 @@ _FIELD = re.compile(rb"^\tfield:([^;\n]+);\toffset:(\d{1,9});\tsize:(\d{1,9});\t
 _ID = re.compile(rb"^ID: (\d{1,9})$", re.MULTILINE)
 
 
+class Unreadable(MissingRight):
+    """A tracefs is mounted, and closed to this user."""
+
+
 class TraceField(NamedTuple):
     """Where a field lies in a raw record: bytes from its start, bytes long, two's complement or not."""
 
@@ -167,10 +171,10 @@ def _missing_right(code: int | None = errno.EPERM) -> MissingRight:
         return MissingRight("tracepoints are locked down", "boot without lockdown=confidentiality")
     if code == errno.ENODEV:
         return MissingRight("this kernel has no tracefs", "boot a kernel built with CONFIG_FTRACE")
-    if any(os.path.ismount(path) for path in MOUNT_POINTS):
-        return MissingRight(
-            "tracefs may not be read by this user", 'run as root: sudo "$(command -v cowscope)" doctor'
-        )
-    return MissingRight(
-        "tracefs is not mounted", "sudo mount -t tracefs nodev /sys/kernel/tracing, and run as root"
-    )
+    for path in MOUNT_POINTS:
+        if os.path.ismount(path):
+            # Not by a mode for all: the files that describe an event are closed to others whatever the mode says.
+            remedy = f'sudo mount -o remount,mode=750,gid="$(id -g)" {path}'
+            return Unreadable("tracefs may not be read by this user", remedy)
+    remedy = f'sudo mount -t tracefs -o mode=750,gid="$(id -g)" nodev {MOUNT_POINTS[0]}'
+    return MissingRight("tracefs is not mounted", remedy)

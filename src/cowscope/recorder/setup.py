@@ -17,6 +17,7 @@ from cowscope.linux import tracefs
 from cowscope.linux.boot import boot_facts
 from cowscope.linux.capabilities import Capability, effective, perf_event_paranoid
 from cowscope.linux.perf_abi import Flag
+from cowscope.linux.perf_probe import software_refusal
 from cowscope.linux.tracefs import TraceEvent
 from cowscope.recorder.channels import (
     ALLOCATION_EVENT,
@@ -38,7 +39,7 @@ FAULT_BYTES = {"tracepoint": 64, "software": 40}
 """Bytes of a fault's record in each kind of source; the replay takes them from the records themselves."""
 
 MAX_SOFTWARE_PARANOID = 2
-"""The highest perf_event_paranoid at which a plain user may observe own processes."""
+"""The highest perf_event_paranoid at which every kernel lets a plain user observe own processes."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _software(flags: Flag) -> Source:
     paranoid = perf_event_paranoid()
     if paranoid is None:
         raise MissingRight("this kernel has no perf events", "use a kernel with CONFIG_PERF_EVENTS")
-    if not privileged and paranoid > MAX_SOFTWARE_PARANOID:
+    if not privileged and paranoid > MAX_SOFTWARE_PARANOID and software_refusal():
         raise MissingRight(
             f"kernel.perf_event_paranoid is {paranoid}, so this user may observe nothing",
             "run as root, or as root: sysctl kernel.perf_event_paranoid=2",
