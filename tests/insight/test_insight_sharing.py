@@ -231,6 +231,20 @@ def test_copies_that_the_replay_did_not_foresee_are_not_exact() -> None:
     assert (found.label, "at most 2 pages off" in found.reason) == (Label.ESTIMATE, True)
 
 
+def test_reuse_that_silence_alone_proves_is_not_exact() -> None:
+    """If a copy was made after all, there is one more of those, and one page less is left shared; what forks shared
+    and what came new is not touched by it."""
+    found = counted(replay=replayed(overruled=3, silent=2))
+    assert labels(found) == {
+        "copied": "at least",
+        "reused": "estimate",
+        "still shared": "estimate",
+        "alone": "estimate",
+        "dropped": "estimate",
+    }
+    assert "at most 2 pages off" in found.totals.reused.reason
+
+
 @pytest.mark.parametrize("ended", ["size", "disk", "write error: Input/output error"])
 def test_a_recording_that_was_cut_short_is_at_least(ended: str) -> None:
     """What came after is missing, and nobody chose the time."""

@@ -355,6 +355,7 @@ def test_a_batch_is_the_same_faults_one_by_one(
     assert picture(together) == picture(single)
     assert together.memory.frames.in_use == single.memory.frames.in_use
     assert together.memory.overruled == single.memory.overruled
+    assert together.memory.spared == single.memory.spared
 
 
 @given(

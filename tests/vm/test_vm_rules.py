@@ -222,13 +222,15 @@ def test_an_imposed_copy_is_made_though_nobody_shares() -> None:
     """The kernel's word goes before the policy's, and is counted."""
     machine = left_by_the_child()
     assert write(machine, decided=Outcome.COPIED) is Outcome.COPIED
-    assert (machine.memory.overruled, machine.memory.frames.in_use) == (1, 1)
+    memory = machine.memory
+    assert (memory.overruled, memory.spared, memory.frames.in_use) == (1, 0, 1)
 
 
 def test_an_imposed_reuse_of_a_shared_frame_makes_it_disputed() -> None:
     """Writable but not exclusive: the law of isolation is lifted for this frame alone."""
     machine = shared_by_fork()
     assert write(machine, decided=Outcome.REUSED) is Outcome.REUSED
+    assert (machine.memory.overruled, machine.memory.spared) == (1, 1)
     states = machine.spaces[0].page_states(np.array([12]))
     assert (bool(states.writable[0]), bool(states.exclusive[0]), int(states.map_count[0])) == (True, False, 2)
     assert machine.memory.overruled == 1

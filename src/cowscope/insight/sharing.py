@@ -89,30 +89,28 @@ def sharing(meta: Meta, replay: Replay, tables: dict[str, Columns]) -> Sharing:
         else ()
     )
     hidden = _hidden_copies(meta, replay, tables["faults"])
+    silent = _silent_reuses(replay)
     unforeseen = (
         (f"at most {replay.unforeseen:,} pages off: so many copies the replay did not foresee",)
         if replay.unforeseen
         else ()
     )
+    left_doubts = fork_doubts + state_doubts + hidden + silent
     totals = Totals(
         shared_at_fork=_shared(replay, meta, fork_doubts),
-        copied=common.figure(int(counts[Verdict.COPIED]), estimate=unforeseen, missing=unexplained + hidden),
-        reused=common.figure(int(counts[Verdict.REUSED]), estimate=assumed, missing=open_),
-        still_shared=_fate_figure(
-            sum(f.still_shared for f in replay.fates), common, fork_doubts + state_doubts + hidden
+        copied=common.figure(
+            int(counts[Verdict.COPIED]), estimate=unforeseen, missing=unexplained + hidden + silent
         ),
+        reused=common.figure(int(counts[Verdict.REUSED]), estimate=assumed + silent, missing=open_),
+        still_shared=_fate_figure(sum(f.still_shared for f in replay.fates), common, left_doubts),
         new=common.figure(new, estimate=assumed, missing=untouched),
         lost_events=Figure(meta.lost_events),
     )
     return Sharing(
         totals=totals,
         leftover=Leftover(
-            alone=_fate_figure(
-                sum(f.alone for f in replay.fates), common, fork_doubts + state_doubts + hidden
-            ),
-            dropped=_fate_figure(
-                sum(f.dropped for f in replay.fates), common, fork_doubts + state_doubts + hidden
-            ),
+            alone=_fate_figure(sum(f.alone for f in replay.fates), common, left_doubts),
+            dropped=_fate_figure(sum(f.dropped for f in replay.fates), common, left_doubts),
         ),
         forks=int(np.count_nonzero(~tables["forks"]["shares_memory"].astype(bool))),
         processes=len(tables["processes"]["process"]),
@@ -133,6 +131,15 @@ def _hidden_copies(meta: Meta, replay: Replay, faults: Columns) -> tuple[str, ..
         (f"up to {n:,} more: pages allocated without a fault to copy them (for I/O, file reads)",)
         if n
         else ()
+    )
+
+
+def _silent_reuses(replay: Replay) -> tuple[str, ...]:
+    """Reuse that nothing but silence tells of: where it is wrong, a copy was made and not seen."""
+    if not replay.silent:
+        return ()
+    return (
+        f"at most {replay.silent:,} pages off: so many reuses of pages known as shared rest on the kernel's silence alone",
     )
 
 

@@ -81,6 +81,7 @@ class _Engine:
             fates=tuple(self._fates()),
             reconciliations=tuple(self.reconciliations.values()),
             overruled=self.machine.memory.overruled,
+            silent=self.machine.memory.spared,
             unforeseen=self.batch.unforeseen,
             assumed=self.batch.assumed,
         )

@@ -113,7 +113,9 @@ class Replay:
     """The outcome: columns beside the faults of the recording, and the lists above.
 
     `overruled`: faults where the kernel's allocations said otherwise than the vm's rules; the kernel's word
-    was taken. `unforeseen`: copies that the kernel made of pages that the replay did not know as shared.
+    was taken. `silent`: those of them that are reuse only because the kernel was not seen to allocate a page,
+    while the replay knew somebody else to have it. `unforeseen`: copies that the kernel made of pages that the
+    replay did not know as shared.
     `assumed`: writes without an allocation to unknown pages, taken as reuse since a fork shared pages unseen.
     """
 
@@ -125,3 +127,4 @@ class Replay:
     overruled: int
     unforeseen: int
     assumed: int = 0
+    silent: int = 0

@@ -319,6 +319,7 @@ def _decide(memory: Memory, found: Located, asked: Ints, decided: Outcomes | Non
     if imposed is not None:
         open_ = imposed == UNDECIDED
         memory.overruled += int(np.count_nonzero(~open_ & (reuse != (imposed == _REUSED))))
+        memory.spared += int(np.count_nonzero(~reuse & (imposed == _REUSED)))
         reuse = np.where(open_, reuse, imposed == _REUSED)
         memory.frames.mark(frames[reuse & (counts > 1)], FrameFlag.DISPUTED)
     if np.count_nonzero(reuse):

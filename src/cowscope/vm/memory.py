@@ -68,6 +68,8 @@ class Memory:
     """Pages that the swap device can hold."""
     overruled: int = 0
     """Faults for which a caller imposed another outcome than the policy would have chosen."""
+    spared: int = 0
+    """Those of them that the policy would have copied."""
 
     def __post_init__(self) -> None:
         """The page cache lives in the same frames."""
