@@ -21,8 +21,16 @@ from cowscope.recording.journal import parse_journal, raw_directory
 PROGRAMS = Path(__file__).parent / "programs"
 BASE = 0x200000000000
 """Where the C programs put their mapping."""
+ROUNDS_PAGES = 2_000
+"""Pages of a `rounds` program, unless a test needs others."""
+ROUNDS_STATUS = 7
+"""With which it ends by itself."""
 PATIENCE_S = 60
 """How long a test waits for what must happen; not a measure of anything."""
+
+
+Compiled = Callable[[str], Path]
+"""The fixture `compiled`: the path of a C program of that name."""
 
 
 @dataclass(frozen=True)
@@ -236,3 +244,15 @@ def ended(pid: int) -> bool:
         return bool(ready)
     finally:
         os.close(fd)
+
+
+def recorded_rounds(compiled: Compiled, out: Path, *options: str, pages: int = ROUNDS_PAGES) -> Program:
+    """A recorder of a rounds program; it has not said that it is ready yet."""
+    return Program(cowscope_command("run", "-q", "-o", out, *options, "--", compiled("rounds"), str(pages)))
+
+
+def pid_in(line: str) -> int:
+    """The pid in "ready PID"."""
+    word, pid = line.split()
+    assert word == "ready"
+    return int(pid)

@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from tests.live.helpers import PATIENCE_S, Program, cowscope_command, environment
+from tests.live.helpers import (
+    PATIENCE_S,
+    ROUNDS_PAGES,
+    Compiled,
+    Program,
+    at_mapping,
+    cowscope_command,
+    ended,
+    environment,
+    pid_in,
+    recorded_rounds,
+    shown,
+)
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("root")]
 
@@ -85,3 +97,19 @@ def test_from_the_terminal(at_terminal: tuple[subprocess.Popen[bytes], BinaryIO]
     read_until(b"counts 1 0")
     program.send_signal(signal.SIGTERM)
     assert program.wait(PATIENCE_S) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_run_reach_the_command(number: signal.Signals, compiled: Compiled, tmp_path: Path) -> None:
+    """The command gets the signal and ends by it; the recording is whole."""
+    out = tmp_path / "r.cow"
+    with recorded_rounds(compiled, out) as program:
+        pid = pid_in(program.line())
+        program.ask("r")
+        program.signal(number)
+        assert ended(pid)
+        done = program.end()
+    assert (done.status, done.stderr) == (128 + number, "")
+    said = shown(out, "mapping")
+    assert said["recording"]["exit_status"] == 128 + number
+    assert at_mapping(said)["copied"] == ROUNDS_PAGES
