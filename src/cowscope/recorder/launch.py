@@ -48,7 +48,9 @@ class Command:
             raise _not_started(self.arguments[0], int(report))
 
     def abandon(self) -> None:
-        """End the child that still waits, when the recording cannot be set up."""
+        """End the child if it still waits, when the recording cannot be set up."""
+        if not self.waiting:
+            return
         os.close(self._go_write)
         self._go_write = -1
         os.close(self._error_read)

@@ -10,6 +10,7 @@ import select
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,21 +68,26 @@ class RunningCommand:
         Raises `MissingRight`, `CommandNotStarted`, `CowscopeError`; then nothing is left behind.
         """
         flags = Flag.INHERIT | Flag.DISABLED | Flag.ENABLE_ON_EXEC
-        self._source = source = _source(options, flags)
-        self.directory = make_directory(options.output, arguments[0])
         self.exit_status: int | None = None
-        self._signals = signals or SignalQueue(FORWARDED)
-        self._witness: Witness | None = None
-        try:
+        with ExitStack() as undo:
+            # What lives as long as the recording, and what as long as the command.
+            self._recording, self._waiting = undo.enter_context(ExitStack()), undo.enter_context(ExitStack())
+            source = _source(options, flags)
+            self._recording.callback(source.close)
+            self.directory = make_directory(options.output, arguments[0])
+            undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            self._signals = signals or SignalQueue(FORWARDED)
+            self._waiting.callback(self._signals.restore)
             self._command = Command(arguments, signal_mask=self._signals.old_mask)
+            undo.callback(self._command.abandon)
             self._witness = Witness(FORWARDED)
+            self._waiting.callback(self._witness.close)
             raise_file_limit()  # ours alone: the command has been forked with the limit that we found
             self._pidfd = os.pidfd_open(self._command.pid)
+            self._waiting.callback(os.close, self._pidfd)
             self._session = self._prepare(source, options)
             self._command.release()
-        except BaseException:
-            self._undo()
-            raise
+            undo.pop_all()
 
     def observe(self) -> Outcome:
         """Record until the command ends or a limit is reached."""
@@ -89,8 +95,7 @@ class RunningCommand:
         session.adopt(self._command.pid)
         session.run({self._pidfd: self._ended, self._signals.fd: self._forward})
         session.finish({"exit_status": self.exit_status})
-        session.probes.close()
-        session.journal.close()
+        self._recording.close()
         return Outcome(self.directory, session.ended, self.exit_status)
 
     def wait(self) -> int:
@@ -104,14 +109,16 @@ class RunningCommand:
                 self._forward()
             if self._pidfd in ready:
                 self._reap()
-        self._let_signals_be()
+        self._waiting.close()
         return self.exit_status
 
     def _prepare(self, source: Source, options: Options) -> Session:
         raw = raw_directory(self.directory)
         probes = source.probes(raw)
+        self._recording.callback(probes.close)
         probes.open_for(self._command.pid, at_exec=True)
         journal = JournalWriter(raw)
+        self._recording.callback(journal.close)
         journal.append(
             start_note(
                 source, command=self._command.arguments, attached=False, first_touch=options.first_touch
@@ -119,18 +126,6 @@ class RunningCommand:
         )
         census.identify(journal, self._command.pid)
         return _session(self.directory, probes, journal, source, options)
-
-    def _let_signals_be(self) -> None:
-        if self._witness is not None:
-            self._witness.close()
-        self._signals.restore()
-
-    def _undo(self) -> None:
-        self._let_signals_be()
-        if hasattr(self, "_command") and self._command.waiting:
-            self._command.abandon()
-        self._source.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _ended(self) -> None:
         self._reap()
@@ -143,7 +138,7 @@ class RunningCommand:
     def _forward(self) -> None:
         """Pass on what came to us alone: what came to our whole group, the command has if it is still in it."""
         received = self._signals.receive()
-        to_group = self._witness.seen() if self._witness is not None and received else None
+        to_group = self._witness.seen() if received else None
         for each in received:
             to_all = each.from_terminal if to_group is None else each.number in to_group
             if self.exit_status is None and not (to_all and self._in_our_group()):
@@ -166,37 +161,39 @@ def attach_to(pid: int, options: Options, signals: SignalQueue | None = None) ->
     processes are never stopped nor changed. Raises `NoSuchProcess`, `AccessDenied`,
     `MissingRight`, `CowscopeError`.
     """
-    source = _source(options, Flag.INHERIT)
-    raise_file_limit()
     name = proc.parse_stat(proc.read_stat(pid)).comm
     if not proc.read_maps(pid):
         raise CowscopeError(f"process {pid} has no memory to observe: it is a kernel thread, or a zombie")
-    directory = make_directory(options.output, name)
-    queue = signals or SignalQueue(ENDING)
-    try:
-        session = _attached_session(pid, name, directory, source, options)
+    with ExitStack() as recording:
+        source = _source(options, Flag.INHERIT)
+        recording.callback(source.close)
+        raise_file_limit()
+        directory = make_directory(options.output, name)
+        queue = signals or SignalQueue(ENDING)
+        recording.callback(queue.restore)
+        try:
+            session = _attached_session(pid, name, directory, source, options, recording)
 
-        def interrupted() -> None:
-            queue.receive()
-            session.stop("signal")
+            def interrupted() -> None:
+                queue.receive()
+                session.stop("signal")
 
-        session.run({queue.fd: interrupted})
-        session.finish({})
-        session.probes.close()
-        session.journal.close()
-    except CowscopeError:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
-    finally:
-        source.close()
-        queue.restore()
+            session.run({queue.fd: interrupted})
+            session.finish({})
+        except CowscopeError:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
     return Outcome(directory, session.ended)
 
 
-def _attached_session(pid: int, name: str, directory: Path, source: Source, options: Options) -> Session:
+def _attached_session(
+    pid: int, name: str, directory: Path, source: Source, options: Options, recording: ExitStack
+) -> Session:
     raw = raw_directory(directory)
     probes = source.probes(raw)
+    recording.callback(probes.close)
     journal = JournalWriter(raw)
+    recording.callback(journal.close)
     journal.append(start_note(source, command=(name,), attached=True, first_touch=options.first_touch))
     session = _session(directory, probes, journal, source, options)
     pids = _open_tree(pid, probes, session)
