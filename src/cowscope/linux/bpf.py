@@ -14,6 +14,7 @@ import sys
 from enum import IntEnum
 
 from cowscope.errors import MissingRight
+from cowscope.linux.bpf_code import Code, Register
 
 _SYSCALL_NUMBER = {"x86_64": 321, "aarch64": 280}
 _MAP_CREATE, _PROG_LOAD, _OBJECT_INFO, _RAW_TRACEPOINT_OPEN = 0, 5, 15, 17
@@ -22,6 +23,10 @@ _ATTR_BYTES = 128
 _LICENSE = ctypes.create_string_buffer(b"Apache-2.0")
 _LOG_BYTES = 1 << 16
 _MISSES_AT, _INFO_BYTES = 208, 216
+
+
+FIRST_PID_NAMESPACE = 0xEFFFFFFC
+"""Inode of /proc/self/ns/pid where thread ids are those that programs see (PROC_PID_INIT_INO, include/linux/proc_ns.h)."""
 
 
 class ProgramType(IntEnum):
@@ -65,6 +70,23 @@ def attach_raw(tracepoint: str, program: int) -> int:
     """Run a RAW_TRACEPOINT program at each hit of `tracepoint`, by whatever task, until the result is closed."""
     name = ctypes.create_string_buffer(tracepoint.encode())
     return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QI", ctypes.addressof(name), program))
+
+
+def refusal() -> str:
+    """Why programs of ours can tell nothing here, as tried; empty if they can. Nothing is left loaded."""
+    if os.stat("/proc/self/ns/pid").st_ino != FIRST_PID_NAMESPACE:
+        return "programs would see other thread ids than this pid namespace has"
+    code = Code()
+    code.set(Register.R0, 1)
+    code.exit()
+    try:
+        os.close(create_array(8))
+        os.close(load_program(ProgramType.TRACEPOINT, code.build()))
+    except MissingRight as error:
+        return error.what
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def missed(program: int) -> int:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from cowscope.errors import MissingRight
-from cowscope.linux import capabilities, pagemap, pagemap_scan, tracefs
+from cowscope.linux import bpf, capabilities, pagemap, pagemap_scan, tracefs
 from cowscope.linux.boot import BootFacts, boot_facts
 from cowscope.linux.capabilities import Capability
 
@@ -85,6 +85,8 @@ class Host:
     kallsyms_visible: bool
     fault_event: tracefs.TraceEvent | MissingRight | None
     """The tracepoint, or why it cannot be read, or None if this kernel has none."""
+    bpf: str = ""
+    """Why there are no BPF programs, as tried; empty if there are."""
     python: str = ""
     """The interpreter's own file, which can be given capabilities."""
 
@@ -126,6 +128,7 @@ def read_host() -> Host:
         frames_visible=pagemap.zero_frame() != 0,
         kallsyms_visible=parse_kallsyms_visible(_read_kallsyms_start()),
         fault_event=_fault_event(),
+        bpf=bpf.refusal(),
         python=os.path.realpath(sys.executable),
     )
 
@@ -228,11 +231,22 @@ def _interfaces(host: Host) -> tuple[Check, ...]:
     scan = host.scan
     guard = "with guard pages" if scan & pagemap_scan.Category.GUARD else "without guard pages"
     return (
+        _bpf(host),
         _tracefs(host),
         Check("PAGEMAP_SCAN", bool(scan), guard if scan else "absent: a census of sparse memory is slow"),
         _frames(host),
         _symbols(host),
         _others(host),
+    )
+
+
+def _bpf(host: Host) -> Check:
+    name = "BPF programs"
+    if not host.bpf:
+        return Check(name, True, "record faults at a third of the cost of perf events")
+    remedy = "" if host.is_root else _ATTACH_AS_ROOT
+    return Check(
+        name, False, host.bpf, remedy, without="faults come from perf events, where those are allowed"
     )
 
 

@@ -27,7 +27,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from cowscope.errors import MissingRight
-from cowscope.linux.bpf import ProgramType, attach_raw, create_array, load_program, missed
+from cowscope.linux.bpf import (
+    FIRST_PID_NAMESPACE,
+    ProgramType,
+    attach_raw,
+    create_array,
+    load_program,
+    missed,
+)
 from cowscope.linux.bpf_code import Arithmetic, Code, Compare, Helper, Register, Width
 from cowscope.linux.perf import HEAD_AT, TAIL_AT, Event, Ring
 from cowscope.linux.perf_abi import Attributes, EventType, Flag, RecordType, Sample
@@ -38,9 +45,6 @@ from cowscope.units import PAGE_SIZE
 
 RECORD_BYTES = {Channel.FAULT: 64, Channel.PAGE: 32}
 """Powers of two, so that none wraps around the end of a ring."""
-
-_FIRST_PID_NAMESPACE = 0xEFFFFFFC
-"""Inode of /proc/self/ns/pid in the namespace whose ids BPF programs see (PROC_PID_INIT_INO, include/linux/proc_ns.h)."""
 
 _MOST_THREADS = 4 << 20
 """Thread ids lie below (PID_MAX_LIMIT on 64-bit machines)."""
@@ -56,7 +60,7 @@ R0, R1, R2, R3, R6, R7, R8, R9, R10 = (Register(n) for n in (0, 1, 2, 3, 6, 7, 8
 
 def _check_usable(events: Mapping[str, TraceEvent]) -> None:
     """Thread ids must mean the same to us and to the programs. Raises `MissingRight`."""
-    if os.stat("/proc/self/ns/pid").st_ino != _FIRST_PID_NAMESPACE:
+    if os.stat("/proc/self/ns/pid").st_ino != FIRST_PID_NAMESPACE:
         raise MissingRight(
             "BPF programs see other thread ids than we do", "record from outside the container"
         )

@@ -102,7 +102,7 @@ def _tracepoint(first_touch: bool, allocations: bool, flags: Flag, kind: str) ->
         and (perf_event_paranoid() or 0) > -1
     ):
         raise MissingRight("tracepoints are refused to this user", "run as root or with CAP_PERFMON")
-    rings = fitting_rings(RING_BYTES)
+    rings = fitting_rings(RING_BYTES if Capability.CAP_IPC_LOCK in capabilities else SMALL_RING_BYTES)
     plan = tracepoint_plan(events, first_touch=first_touch, flags=flags, rings=rings)
     programs = None if kind == "tracepoint" else _programs(events, rings, first_touch, must=kind == "bpf")
     if programs is not None:
@@ -125,7 +125,8 @@ def _programs(
 
 
 def _software(flags: Flag) -> Source:
-    privileged = bool(effective() & {Capability.CAP_SYS_ADMIN, Capability.CAP_PERFMON})
+    capabilities = effective()
+    privileged = bool(capabilities & {Capability.CAP_SYS_ADMIN, Capability.CAP_PERFMON})
     paranoid = perf_event_paranoid()
     if paranoid is None:
         raise MissingRight("this kernel has no perf events", "use a kernel with CONFIG_PERF_EVENTS")
@@ -134,7 +135,7 @@ def _software(flags: Flag) -> Source:
             f"kernel.perf_event_paranoid is {paranoid}, so this user may observe nothing",
             "run as root, or as root: sysctl kernel.perf_event_paranoid=2",
         )
-    rings = fitting_rings(RING_BYTES) if privileged else SMALL_RING_BYTES
+    rings = fitting_rings(RING_BYTES if Capability.CAP_IPC_LOCK in capabilities else SMALL_RING_BYTES)
     limits = Flag(0) if privileged else Flag.EXCLUDE_KERNEL | Flag.EXCLUDE_HV
     return Source("software", software_plan(flags=flags | limits, rings=rings), rings, {})
 
