@@ -149,13 +149,14 @@ def test_disk_full(compiled: Compiled, small_disk: Path) -> None:
     assert label(said, "copied_pages") != "exact"
 
 
-def test_ring_overflow(compiled: Compiled, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["bpf", "tracepoint"])
+def test_ring_overflow(source: str, compiled: Compiled, tmp_path: Path) -> None:
     """What a stopped recorder cannot take is counted as lost, and figures are at least; the program waits for
     nobody."""
     out = tmp_path / "r.cow"
     ring = fitting_rings(RING_BYTES)[Channel.FAULT] // FAULT
     pages = ring + ring // 8
-    with recorded_rounds(compiled, out, pages=pages) as program:
+    with recorded_rounds(compiled, out, "--source", source, pages=pages) as program:
         program.line()
         program.signal(signal.SIGSTOP)
         program.ask("r")
