@@ -5,7 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-SOURCES := $(shell find src -name '*.py' -o -name py.typed) pyproject.toml
+AGENT := src/cowscope/runtimes/python/inside/_cowscope_agent.c
+SOURCES := $(shell find src -name "*.py" -o -name py.typed) pyproject.toml hatch_build.py $(AGENT)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast check mutants bench clean
@@ -51,7 +52,7 @@ $(VENV)/installed: $(VENV)/python-$(VERSION) $(SOURCES)
 	$(BIN)/python -m pip install --quiet .
 	touch $@
 
-$(VENV)/developing: $(VENV)/python-$(VERSION) pyproject.toml
+$(VENV)/developing: $(VENV)/python-$(VERSION) pyproject.toml hatch_build.py $(AGENT)
 	rm -f $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	touch $@

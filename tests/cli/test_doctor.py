@@ -12,6 +12,7 @@ from rich.console import Console
 from cowscope.cli.doctor import doctor, paint
 from cowscope.linux import facts
 from cowscope.linux.facts import Abilities, Check, Level
+from cowscope.runtimes.python import agent
 
 CHECKS = (
     Check("tracefs", False, "not mounted", "sudo mount it", "all may read it", "only\x07 estimates"),
@@ -36,15 +37,26 @@ def test_the_exit_status_says_whether_faults_can_be_recorded(
 def test_lines_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole output, plain because it is no terminal, with hostile text spelt out."""
     _with(monkeypatch, Level.SOFTWARE)
+    monkeypatch.setattr(agent, "missing", lambda: "")
     assert CliRunner().invoke(doctor).output == (
         "SOFTWARE: own processes, by the page-fault software event and page states: an estimate\n"
-        "no  tracefs       not mounted\n"
-        "                  → sudo mount it\n"
-        "                    mind: all may read it\n"
-        "                    without: only\\x07 estimates\n"
-        "yes PAGEMAP_SCAN  with guard pages\n"
-        "    kernel        6.18 \\x1b[31m[bold]evil\n"
+        "no  tracefs                      not mounted\n"
+        "                                 → sudo mount it\n"
+        "                                   mind: all may read it\n"
+        "                                   without: only\\x07 estimates\n"
+        "yes PAGEMAP_SCAN                 with guard pages\n"
+        "    kernel                       6.18 \\x1b[31m[bold]evil\n"
+        "yes objects of Python processes  listed before each fork\n"
     )
+
+
+def test_without_a_compiler_there_is_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One command, and what works all the same."""
+    _with(monkeypatch, Level.SOFTWARE)
+    monkeypatch.setattr(agent, "missing", lambda: "not compiled")
+    said = CliRunner().invoke(doctor).output
+    assert "no  objects of Python processes  not compiled\n" in said
+    assert "python3-dev" in said
 
 
 def test_one_object_for_programs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,9 @@ def tables() -> dict[str, Columns]:
             "faults",
             [(time * SECOND, process, 0, 0, code, 7, 0) for time, process, _, code, _ in FAULTS],
         ),
+        "objects": from_rows("objects", [(0, 0, 1, 0, 24), (2, 0, 0, 16, 24), (3, 5, NONE, 0, 0)]),
+        "types": from_rows("types", [(0, "dict"), (1, "float")]),
+        "interpreters": from_rows("interpreters", [(0, "3.11.7", "", NONE)]),
     }
 
 

@@ -46,7 +46,10 @@ def test_streams_and_status_pass_through(tmp_path: Path) -> None:
 
 
 def test_the_command_finds_what_it_would_find_alone(tmp_path: Path) -> None:
-    """Limits, open files, signal mask and ignored signals, environment: the recorder leaves no trace in them."""
+    """Limits, open files, signal mask and ignored signals, environment: the recorder leaves no trace in them.
+
+    But for the two variables by which the agent comes into Python processes, and those not with --python off.
+    """
     script = (
         "ulimit -Sa; ulimit -Ha; ls /proc/$$/fd; env | grep -v ^_= | sort; umask; "
         "grep -E '^(SigBlk|SigIgn|SigCgt)' /proc/$$/status"
@@ -54,7 +57,8 @@ def test_the_command_finds_what_it_would_find_alone(tmp_path: Path) -> None:
     # A soft limit below the hard one, so that a recorder that raises it for itself would show.
     command = ["/bin/bash", "-c", 'ulimit -Sn 256; exec "$@"', "lowered"]
     inner = ["/bin/bash", "-c", script]
-    recorder = cowscope_command("run", "-q", "-o", tmp_path / "r.cow", "--", *inner)
+    recorder = cowscope_command("run", "-q", "-o", tmp_path / "r.cow", "--python", "off", "--", *inner)
+    with_agent = cowscope_command("run", "-q", "-o", tmp_path / "a.cow", "--", *inner)
 
     def output(*words: str | Path) -> str:
         everything = [*command, *map(str, words)]
@@ -68,7 +72,10 @@ def test_the_command_finds_what_it_would_find_alone(tmp_path: Path) -> None:
         )
         return done.stdout
 
-    assert output(*recorder) == output(*inner)
+    alone = output(*inner)
+    assert output(*recorder) == alone
+    changed = set(output(*with_agent).splitlines()) ^ set(alone.splitlines())
+    assert {line.partition("=")[0] for line in changed} <= {"PYTHONPATH", "COWSCOPE_PYTHON"}
 
 
 def test_output_exists(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from tests.live.helpers import (
     record,
 )
 
+from cowscope.recording.schema import FORMAT_MINOR
+
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("root")]
 
 
@@ -104,7 +106,7 @@ def test_other_major_names_both_versions(good: Path, tmp_path: Path) -> None:
     shutil.copytree(good, path)
     other_major(path)
     said = cowscope_run("show", path).stderr
-    assert "2.0" in said
+    assert f"2.{FORMAT_MINOR}" in said
     assert "1.x" in said
 
 

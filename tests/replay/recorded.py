@@ -127,7 +127,7 @@ class Recorded:
             "census": self.censuses,
             "symbols": self.symbols or [(0, "/bin/worker", 64, "work")],
         }
-        return {name: from_rows(name, rows[name]) for name in TABLES}
+        return {name: from_rows(name, rows.get(name, [])) for name in TABLES}
 
     def replay(self) -> Replay:
         """What the replay says to it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.replay.recorded import SHARED, Recorded
 
-from cowscope.recording.schema import TABLES, Allocation, Columns, Operation
+from cowscope.recording.schema import TABLES, Allocation, Columns, Operation, Part, from_rows
 from cowscope.views.dump import lines
 
 
@@ -16,7 +16,11 @@ def tables() -> dict[str, Columns]:
     recorded.census(110, 1, (16, 4, SHARED))
     recorded.fault(200, 1, 17, allocation=Allocation.PAGE)
     recorded.operation(300, 0, Operation.UNMAP, 16, 4)
-    return recorded.tables()
+    made = recorded.tables()
+    made["objects"] = from_rows("objects", [(0, int(Part.DICT_KEYS), 0, -16, 232)])
+    made["types"] = from_rows("types", [(0, "di\x1bct")])
+    made["interpreters"] = from_rows("interpreters", [(0, "3.11.7", "", -1)])
+    return made
 
 
 GOLDEN = {
@@ -44,6 +48,15 @@ census process time_ns until_ns start_page n_pages state group
     "symbols": """\
 code file offset function
 0 /bin/worker 64 work""",
+    "objects": """\
+fault part type offset bytes
+0 dict_keys 0 -16 232""",
+    "types": """\
+type name
+0 di\\x1bct""",
+    "interpreters": """\
+process version refused shutdown_ns
+0 3.11.7  -1""",
 }
 
 

@@ -25,7 +25,7 @@ def document(top: int | None = None) -> dict[str, Any]:
 def test_the_keys_of_the_schema() -> None:
     """Version 1.0: keys may be added, none may go."""
     found = document()
-    assert (found["schema"], found["version"]) == ("cowscope.show", "1.0")
+    assert (found["schema"], found["version"]) == ("cowscope.show", "1.1")
     assert set(found) == {
         "schema", "version", "totals", "recording", "counts", "reconciliation", "differences", "by", "by_labels",
     }  # fmt: skip

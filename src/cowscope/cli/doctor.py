@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -33,6 +33,7 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
     from cowscope.linux.perf_probe import probe
 
     found = abilities(probe)
+    found = replace(found, checks=(*found.checks, _agent()))
     if as_json:
         click.echo(to_json(found))
     else:
@@ -40,6 +41,20 @@ def doctor(context: click.Context, *, as_json: bool) -> None:
 
         paint(found, Console(highlight=False, markup=False, emoji=False))
     context.exit(0 if found.level >= Level.SOFTWARE else 1)
+
+
+def _agent() -> Check:
+    """Whether Python processes can be looked into."""
+    from cowscope.linux.facts import Check
+    from cowscope.runtimes.python.agent import missing
+
+    name, why = "objects of Python processes", missing()
+    if not why:
+        return Check(name, True, "listed before each fork")
+    remedy = "sudo apt install gcc python3-dev, then install cowscope again"
+    return Check(
+        name, False, why, remedy, without="copies are told by process, mapping and function, not by cause"
+    )
 
 
 def to_json(found: Abilities) -> str:

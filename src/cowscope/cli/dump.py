@@ -6,7 +6,12 @@ from pathlib import Path
 
 import click
 
-TABLES = ("processes", "mappings", "forks", "faults", "operations", "census", "symbols", "meta")
+TABLES = ("processes", "mappings", "forks", "faults", "operations", "census", "symbols") + (
+    "objects",
+    "types",
+    "interpreters",
+    "meta",
+)
 
 
 @click.command()

@@ -44,6 +44,7 @@ class Choices:
     first_touch: bool
     allocations: bool
     source: str
+    python: str
     keep_raw: bool
     quiet: bool
     top: int
@@ -77,6 +78,13 @@ _OPTIONS = (
         show_default=True,
         help="Where faults come from: BPF programs or perf events at the tracepoints, or the software event, "
         "which needs no rights and gives estimates.",
+    ),
+    click.option(
+        "--python",
+        type=click.Choice(["auto", "off"]),
+        default="auto",
+        show_default=True,
+        help="List the objects of Python processes before each fork (run only), or keep out of them.",
     ),
     click.option("--keep-raw", is_flag=True, help="Keep the raw ring contents beside the tables."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no summary."),
@@ -114,6 +122,7 @@ def observation_options(choices: Choices) -> Options:
         first_touch=choices.first_touch,
         allocations=choices.allocations,
         source=choices.source,
+        python=choices.python == "auto",
         on_progress=show_progress if choices.shows_progress else None,
     )
 

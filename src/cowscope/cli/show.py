@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from cowscope.insight.sharing import Sharing
     from cowscope.recording.meta import Meta
 
-KINDS = ("process", "mapping", "function", "time")
+KINDS = ("process", "mapping", "function", "time", "cause", "type")
+OF_PYTHON = ("cause", "type")
+"""Said first where there are Python processes, else not at all."""
 
 
 @click.command()
@@ -35,12 +37,13 @@ def show(
     Examples:
       cowscope show web.cow
       cowscope show web.cow --by function --top 30
+      cowscope show web.cow --by cause --by type
       cowscope show web.cow --json | jq .totals.copied_pages.value
       cowscope show web.cow --by mapping --csv > mappings.csv
     """
     if as_csv and (len(by) != 1 or as_json):
         raise click.UsageError("--csv prints one table: name it with one --by, without --json")
-    meta, sharing, groups = findings(recording, by or KINDS)
+    meta, sharing, groups = findings(recording, by)
     if as_csv:
         from cowscope.views.machine import to_csv
 
@@ -61,12 +64,12 @@ def print_summary(recording: Path, out: IO[str], *, top: int) -> None:
     """The terminal form of everything, as `run` ends with it."""
     from cowscope.views.terminal import console, paint
 
-    meta, sharing, groups = findings(recording, KINDS)
+    meta, sharing, groups = findings(recording, ())
     paint(console(out), str(recording), meta, sharing, groups, top=top)
 
 
 def findings(path: Path, kinds: tuple[str, ...]) -> tuple[Meta, Sharing, dict[By, list[Group]]]:
-    """Read, replay, count."""
+    """Read, replay, count; without `kinds` all that make sense."""
     from cowscope.insight.breakdown import By, breakdown
     from cowscope.insight.sharing import sharing as count
     from cowscope.recording.reader import open_recording
@@ -76,5 +79,7 @@ def findings(path: Path, kinds: tuple[str, ...]) -> tuple[Meta, Sharing, dict[By
     recording = open_recording(path)
     tables = {name: recording.table(name) for name in TABLES}
     replayed = replay_tables(tables)
+    others = tuple(kind for kind in KINDS if kind not in OF_PYTHON)
+    kinds = kinds or (OF_PYTHON if len(tables["interpreters"]["process"]) else ()) + others
     groups = {By(kind): breakdown(By(kind), recording.meta, replayed, tables) for kind in kinds}
     return recording.meta, count(recording.meta, replayed, tables), groups

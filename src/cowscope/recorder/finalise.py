@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cowscope.errors import BadRecording
+from cowscope.recorder import interpreters
 from cowscope.recorder.census import PAYLOAD
 from cowscope.recorder.channels import ALLOCATION_EVENT, FORK_COUNT_EVENT, OPERATION_EVENTS
 from cowscope.recorder.rawfiles import RawFaults, read_faults, read_records
@@ -21,8 +22,9 @@ from cowscope.recorder.symbols import KERNEL, KERNEL_START, Symbolizer, location
 from cowscope.recorder.timeline import Timeline
 from cowscope.recording.journal import Note, parse_journal, raw_directory
 from cowscope.recording.meta import FILE_NAME, Host, Meta
-from cowscope.recording.schema import NONE, TABLES, Columns, empty, from_rows
+from cowscope.recording.schema import NONE, TABLES, Allocation, Columns, empty, from_rows
 from cowscope.recording.writer import write_meta, write_table
+from cowscope.runtimes.python.objects import ObjectCensus
 from cowscope.units import PAGE_SHIFT, PAGE_SIZE
 
 Chunk = tuple[Note, bytes]
@@ -67,9 +69,11 @@ def build(
     broke_off = not end or ended == "disk" or ended.startswith("write error")
     faults = read_faults(raw, start, whole=not broke_off)
     _set_status(timeline, end)
-    tables = _tables(timeline, faults, chunks, name_code=name_code)
+    listed = interpreters.censuses(raw)
+    _discount(faults, listed)
+    tables = _tables(raw, listed, timeline, faults, chunks, name_code=name_code)
     meta = _meta(start, end, lost, faults, raw, recovered=recovered)
-    return tables, replace(meta, unclaimed_pages=_unclaimed(timeline, faults))
+    return tables, replace(meta, unclaimed_pages=_unclaimed(timeline, faults, listed))
 
 
 def recover(directory: Path, *, keep_raw: bool = False) -> Meta:
@@ -118,7 +122,13 @@ def _set_status(timeline: Timeline, end: Note) -> None:
 
 
 def _tables(
-    timeline: Timeline, faults: RawFaults, chunks: list[Chunk], *, name_code: bool
+    raw: Path,
+    listed: list[ObjectCensus],
+    timeline: Timeline,
+    faults: RawFaults,
+    chunks: list[Chunk],
+    *,
+    name_code: bool,
 ) -> dict[str, Columns]:
     keys = timeline.keys(faults.pid, faults.time)
     nameless = np.full(len(faults), NONE, np.int32), empty("symbols")
@@ -140,6 +150,7 @@ def _tables(
             "allocation": faults.allocation,
         },
     }
+    tables |= interpreters.tables(raw, listed, timeline.processes, faults, keys)
     return {name: tables[name] for name in TABLES}
 
 
@@ -217,10 +228,19 @@ def distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
     return found, place
 
 
-def _unclaimed(timeline: Timeline, faults: RawFaults) -> int:
+def _discount(faults: RawFaults, listed: list[ObjectCensus]) -> None:
+    """While our own agent writes down objects, what a process allocates late is the page cache's, not a fault's."""
+    for census in listed:
+        within = (faults.time >= census.time_ns) & (faults.time <= census.time_ns + census.spent_ns)
+        late = (faults.pid == census.pid) & (faults.allocation == Allocation.LATE)
+        faults.allocation[within & late] = Allocation.NONE_SEEN
+
+
+def _unclaimed(timeline: Timeline, faults: RawFaults, listed: list[ObjectCensus]) -> int:
     """Pages that processes allocated while they shared memory by fork, and that no recorded fault accounts for.
 
-    A child that execs shares no more, until it forks itself.
+    A child that execs shares no more, until it forks itself. What was allocated while our own agent wrote down the
+    objects is the page cache's.
     """
     keys = timeline.keys(faults.unclaimed_pid, faults.unclaimed_time)
     since = np.full(len(timeline.processes) + 1, _NEVER)
@@ -234,7 +254,11 @@ def _unclaimed(timeline: Timeline, faults: RawFaults) -> int:
         if process.exec_ns > since[process.key] and process.key not in parents:
             until[process.key] = process.exec_ns
     time = faults.unclaimed_time.astype(np.int64)
-    return int(np.count_nonzero((time >= since[keys]) & (time < until[keys])))
+    open_ = (time >= since[keys]) & (time < until[keys])
+    for census in listed:
+        within = (time >= census.time_ns) & (time <= census.time_ns + census.spent_ns)
+        open_ &= ~(within & (faults.unclaimed_pid == census.pid))
+    return int(np.count_nonzero(open_))
 
 
 _NEVER = np.int64((1 << 63) - 1)
@@ -292,5 +316,5 @@ def _meta(
         lost=total,
         missed_census=int(end.get("missed_census", 0)),
         recorder_cpu_s=float(end.get("recorder_cpu_s", 0.0)),
-        raw_bytes=sum(file.stat().st_size for file in raw.iterdir()),
+        raw_bytes=sum(file.lstat().st_size for file in raw.rglob("*") if not file.is_dir()),
     )

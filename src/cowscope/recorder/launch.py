@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cowscope.errors import CommandNotStarted
 
@@ -20,9 +20,16 @@ _RESTORED_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
 class Command:
     """The command, forked and waiting; `release` lets it run."""
 
-    def __init__(self, arguments: Sequence[str], *, signal_mask: Iterable[int]) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        signal_mask: Iterable[int],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Fork; `signal_mask` are the signals that the command shall find blocked (those that we found)."""
         self.arguments = tuple(arguments)
+        self._environment = os.environ if environment is None else environment
         self._go_read, self._go_write = os.pipe()
         self._error_read, self._error_write = os.pipe()
         self.pid = os.fork()
@@ -65,7 +72,7 @@ class Command:
             for number in _RESTORED_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
-            os.execvp(self.arguments[0], self.arguments)
+            os.execvpe(self.arguments[0], self.arguments, self._environment)
         except OSError as error:
             os.write(self._error_write, str(error.errno).encode())
         finally:

@@ -20,7 +20,7 @@ from cowscope.linux.capabilities import Capability, effective
 from cowscope.linux.perf_abi import Flag
 from cowscope.linux.signal_witness import Witness
 from cowscope.linux.signals import ENDING, FORWARDED, SignalQueue
-from cowscope.recorder import census
+from cowscope.recorder import census, interpreters
 from cowscope.recorder.channels import NEW_TASK_EVENT
 from cowscope.recorder.launch import Command, shell_status
 from cowscope.recorder.probes import Probes
@@ -33,6 +33,7 @@ from cowscope.recorder.setup import (
     start_note,
 )
 from cowscope.recording.journal import JournalWriter, raw_directory
+from cowscope.runtimes.python import agent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class Options:
     first_touch: bool = False
     allocations: bool = True
     source: str = "auto"
+    python: bool = True
+    """Whether Python processes of the command are looked into, where the agent is there (`run` only)."""
     on_progress: Callable[[Progress], None] | None = None
 
 
@@ -78,7 +81,11 @@ class RunningCommand:
             undo.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self._signals = signals or SignalQueue(FORWARDED)
             self._waiting.callback(self._signals.restore)
-            self._command = Command(arguments, signal_mask=self._signals.old_mask)
+            self._command = Command(
+                arguments,
+                signal_mask=self._signals.old_mask,
+                environment=_environment(self.directory) if options.python else None,
+            )
             undo.callback(self._command.abandon)
             self._witness = Witness(FORWARDED)
             self._waiting.callback(self._witness.close)
@@ -146,6 +153,15 @@ class RunningCommand:
 
     def _in_our_group(self) -> bool:
         return os.getpgid(self._command.pid) == os.getpgrp()
+
+
+def _environment(directory: Path) -> dict[str, str] | None:
+    """What lets the agent into Python processes; None where there is no agent."""
+    if agent.missing():
+        return None
+    where = interpreters.directory(raw_directory(directory))
+    where.mkdir(mode=0o700)
+    return agent.environment(where, os.environ)
 
 
 def _source(options: Options, flags: Flag) -> Source:

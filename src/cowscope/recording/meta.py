@@ -38,6 +38,8 @@ class Meta:
     """
 
     host: Host = field(default_factory=Host)
+    minor: int = FORMAT_MINOR
+    """The minor version of the recording's format."""
     cowscope: str = ""
     source: str = "tracepoint"
     first_touch: bool = False
@@ -65,8 +67,9 @@ class Meta:
 
     def to_json(self) -> str:
         """The text of `meta.json`."""
-        version = {"major": FORMAT_MAJOR, "minor": FORMAT_MINOR}
-        return json.dumps({"format": version, **asdict(self)}, indent=2) + "\n"
+        told = asdict(self)
+        version = {"major": FORMAT_MAJOR, "minor": told.pop("minor")}
+        return json.dumps({"format": version, **told}, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, path: Path) -> Self:
@@ -85,7 +88,7 @@ class Meta:
                 f"read it with a cowscope of that format"
             )
         try:
-            return cls(**_known(cls, data) | {"host": Host(**_known(Host, data["host"]))})
+            return cls(**_known(cls, data) | {"minor": minor, "host": Host(**_known(Host, data["host"]))})
         except (AttributeError, TypeError, ValueError, KeyError) as error:
             raise BadRecording(f"{path} is damaged: {error}") from None
 

@@ -11,7 +11,7 @@ import numpy as np
 from cowscope.errors import BadRecording
 from cowscope.recording.journal import raw_directory
 from cowscope.recording.meta import FILE_NAME, Meta
-from cowscope.recording.schema import TABLES, Columns
+from cowscope.recording.schema import SINCE, TABLES, Columns, empty
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Recording:
         Raises `KeyError` for a name that the format does not have, `BadRecording` when the file is
         missing, cut off or has other columns.
         """
+        if SINCE.get(name, 0) > self.meta.minor:
+            return empty(name)
         file = self.path / f"{name}.parquet"
         names = ", ".join(f'"{column.name}"' for column in TABLES[name])
         try:

@@ -1,4 +1,4 @@
-"""The tables of a recording, format 1.0: one definition that writer, reader, dump and documentation share.
+"""The tables of a recording, format 1.1: one definition that writer, reader, dump and documentation share.
 
 A recording is a directory `NAME.cow` with `meta.json` and one Parquet file per table. Times are
 nanoseconds of CLOCK_MONOTONIC on the recording machine, pages are virtual page numbers (address >> 12),
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT_MAJOR, FORMAT_MINOR = 1, 0
+FORMAT_MAJOR, FORMAT_MINOR = 1, 1
 
 Codes = type[IntEnum] | type[IntFlag]
 
@@ -76,6 +76,21 @@ class Protection(IntFlag):
     READ = 1
     WRITE = 2
     EXECUTE = 4
+
+
+class Part(IntEnum):
+    """Which memory of a Python object."""
+
+    OBJECT = 0
+    """Itself, the collector's header before it included."""
+    LIST_ITEMS = 1
+    DICT_KEYS = 2
+    DICT_VALUES = 3
+    SET_TABLE = 4
+    FREE = 5
+    """No object's, in an arena of small objects: free when the objects were listed."""
+    TYPE = 6
+    """An object that is a type."""
 
 
 class MappingKind(IntEnum):
@@ -214,8 +229,34 @@ TABLES: Mapping[str, tuple[Column, ...]] = MappingProxyType(
             ("offset", "BIGINT", "byte in the file, -1 if there is none"),
             ("function", "VARCHAR", "symbol, empty if the file has none there; hostile text"),
         ),
+        "objects": _table(
+            ("fault", "INTEGER", "row of faults; those in Python processes whose objects are known"),
+            (
+                "part",
+                "UTINYINT",
+                "0 an object, 1 a list's items, 2 a dict's keys, 3 its values, 4 a set's table, 5 free, 6 a type",
+                Part,
+            ),
+            ("type", "INTEGER", "key into types, -1 for what is free"),
+            ("offset", "BIGINT", "from the object's address to the accessed one; below 0 in the header"),
+            ("bytes", "BIGINT", "size of the part"),
+        ),
+        "types": _table(
+            ("type", "INTEGER", "key"),
+            ("name", "VARCHAR", "as the type calls itself; hostile text"),
+        ),
+        "interpreters": _table(
+            ("process", "INTEGER", "whose"),
+            ("version", "VARCHAR", "of CPython; hostile text"),
+            ("refused", "VARCHAR", "why there are no objects of it, empty if there are; hostile text"),
+            ("shutdown_ns", "BIGINT", "when it began to end, -1 if it was not seen to"),
+        ),
     }
 )
+
+
+SINCE = MappingProxyType({"objects": 1, "types": 1, "interpreters": 1})
+"""Tables that recordings of an earlier minor version do not have."""
 
 
 def empty(table: str) -> Columns:

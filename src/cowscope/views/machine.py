@@ -1,4 +1,4 @@
-"""Paint for programs: JSON (schema "cowscope.show", version 1.0) and CSV.
+"""Paint for programs: JSON (schema "cowscope.show", version 1.1) and CSV.
 
 At the top of the JSON stands `totals`, each figure as `{"value", "label", "reason"}`. A minor version adds
 keys, a major one changes them. `docs/show-json.md` describes every key.
@@ -10,10 +10,10 @@ import csv
 import io
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from cowscope.insight.breakdown import By, Group
+from cowscope.insight.breakdown import By, Group, avoidable
 from cowscope.insight.labels import Figure
 from cowscope.insight.sharing import Sharing
 from cowscope.recording.meta import Meta
@@ -22,7 +22,7 @@ from cowscope.views.rows import row_labels
 from cowscope.views.text import escaped
 
 SCHEMA = "cowscope.show"
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 _OFFSET = re.compile(r"\+0x[0-9a-f]+")
 """Stands for the name of a function in a stripped file."""
@@ -72,11 +72,26 @@ def to_json(
             "pages": sharing.reconciled_pages,
             "difference_pages": sharing.reconciled_difference,
         },
+        **_python(sharing, groups),
         "differences": [asdict(item) for item in sharing.differences],
         "by_labels": {key: label.value for key, label in row_labels(sharing).items()},
         "by": {by.value: [_group(group) for group in rows[:top]] for by, rows in groups.items()},
     }
     return json.dumps(document, indent=2)
+
+
+def _python(sharing: Sharing, groups: dict[By, list[Group]]) -> dict[str, Any]:
+    """What copies of Python processes could have been avoided, where causes are told."""
+    if not groups.get(By.CAUSE):
+        return {}
+    same, changed = avoidable(groups[By.CAUSE])
+    known = sharing.totals.copied
+    return {
+        "python": {
+            "should_be_shared_pages": _figure(replace(known, value=same)),
+            "cannot_be_shared_pages": _figure(replace(known, value=changed)),
+        }
+    }
 
 
 def to_csv(groups: list[Group], sharing: Sharing) -> str:

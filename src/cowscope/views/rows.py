@@ -39,9 +39,25 @@ _TITLES = {
     By.MAPPING: "By mapping",
     By.FUNCTION: "By writing function",
     By.TIME: "By time",
+    By.CAUSE: "By cause",
+    By.TYPE: "By type of object",
 }
-_FIRST = {By.PROCESS: "process", By.MAPPING: "mapping", By.FUNCTION: "function", By.TIME: "from"}
-_SECOND = {By.PROCESS: "command line", By.MAPPING: "kind", By.FUNCTION: "file", By.TIME: "to"}
+_FIRST = {
+    By.PROCESS: "process",
+    By.MAPPING: "mapping",
+    By.FUNCTION: "function",
+    By.TIME: "from",
+    By.CAUSE: "cause",
+    By.TYPE: "type",
+}
+_SECOND = {
+    By.PROCESS: "command line",
+    By.MAPPING: "kind",
+    By.FUNCTION: "file",
+    By.TIME: "to",
+    By.CAUSE: "types",
+    By.TYPE: "causes",
+}
 
 
 def total_rows(sharing: Sharing) -> list[TotalRow]:
@@ -72,7 +88,7 @@ def row_labels(sharing: Sharing) -> dict[str, Label]:
     }
 
 
-_MARK = {Label.EXACT: "", Label.ESTIMATE: " ~", Label.AT_LEAST: " ≥"}
+MARK = {Label.EXACT: "", Label.ESTIMATE: " ~", Label.AT_LEAST: " ≥"}
 LEGEND = "~ estimate, ≥ at least, no mark: exact"
 
 
@@ -97,9 +113,14 @@ def group_table(by: By, groups: list[Group], top: int, sharing: Sharing) -> Tabl
     shown = [group for group in groups if any(group.weight) or group.shared_at_fork > 0]
     limit = len(shown) if by is By.TIME else top
     cells = tuple(_group_cells(by, group) for group in shown[:limit])
-    mark = {key: _MARK[label] for key, label in row_labels(sharing).items()}
+    mark = {key: MARK[label] for key, label in row_labels(sharing).items()}
     shares = ("shared at fork" + mark["shared_at_fork"], "still shared" + mark["still_shared"])
-    extra = {By.PROCESS: shares, By.FUNCTION: ("processes",)}.get(by, ())
+    extra = {
+        By.PROCESS: shares,
+        By.FUNCTION: ("processes",),
+        By.CAUSE: ("processes",),
+        By.TYPE: ("processes",),
+    }.get(by, ())
     counts = ("copied" + mark["copied"], "size", "reused" + mark["reused"], "new" + mark["new"])
     columns = (_FIRST[by], *counts, *extra, _SECOND[by])
     numeric = (False, True, True, True, True, *(True for _ in extra), False)
@@ -114,7 +135,7 @@ def _group_cells(by: By, group: Group) -> tuple[str, ...]:
     extra: tuple[str, ...] = ()
     if by is By.PROCESS:
         extra = (_count(group.shared_at_fork), _count(group.still_shared))
-    elif by is By.FUNCTION:
+    elif by in (By.FUNCTION, By.CAUSE, By.TYPE):
         extra = (_count(group.workers),)
     return (
         escaped(group.name),

@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from cowscope.insight.breakdown import By, Group
+from cowscope.insight.breakdown import By, Group, avoidable
 from cowscope.insight.labels import Label
 from cowscope.insight.sharing import Sharing
 from cowscope.recording.meta import Meta
 from cowscope.units import NS_PER_S, format_bytes, pages_to_bytes
-from cowscope.views.rows import LEGEND, Table, group_table, reasons, row_labels, total_rows
+from cowscope.views.rows import LEGEND, MARK, Table, group_table, reasons, row_labels, total_rows
 from cowscope.views.text import escaped, shortened
 
 PIPE_WIDTH = 110
@@ -34,6 +34,8 @@ def paint(
     out.print(escape(headline(sharing)))
     out.print()
     _totals(out, sharing)
+    if groups.get(By.CAUSE):
+        _avoidable(out, groups[By.CAUSE], sharing)
     _notes(out, meta, sharing)
     if groups and _legend(sharing):
         out.print(f"in the tables: {LEGEND}")
@@ -77,6 +79,18 @@ def _totals(out: Console, sharing: Sharing) -> None:
         label = f"[{_STYLE[row.label]}]{row.label.value}[/]"
         table.add_row(row.title, f"{row.pages:,}", row.size, label, row.meaning)
     out.print(table)
+
+
+def _avoidable(out: Console, by_cause: list[Group], sharing: Sharing) -> None:
+    """The two numbers that a person with Python workers came for."""
+    same, changed = avoidable(by_cause)
+    mark = MARK[sharing.totals.copied.label]
+    out.print()
+    out.print(
+        f"should be shared and is not: {format_bytes(pages_to_bytes(same))}{mark}, "
+        "copied for a reference count or a collector header alone"
+    )
+    out.print(f"cannot be shared: {format_bytes(pages_to_bytes(changed))}{mark}, contents of objects changed")
 
 
 def _notes(out: Console, meta: Meta, sharing: Sharing) -> None:

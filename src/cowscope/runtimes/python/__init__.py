@@ -1,0 +1,1 @@
+"""Inside a CPython process: which object lies where just before a fork."""
