@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
 import re
+import select
+import subprocess
+import sys
+import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +23,8 @@ from cowscope.cli.explain import explain
 from cowscope.lab.library import story
 from cowscope.lab.parser import parse
 from cowscope.lab.story import Story
-from cowscope.views.story import Kind, lines, paint, picture
+from cowscope.views.story import paint
+from cowscope.views.terminal import PIPE_WIDTH
 from cowscope.vm.policies import POLICIES
 
 FORKED = """# Short.
@@ -39,32 +47,6 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_arrows_show_who_points_where() -> None:
-    """Shared before, apart afterwards; what changed is marked."""
-    chapters = list(Story(parse(FORKED)))
-    assert picture(chapters[-2].entries) == [
-        "A m[1]  r─▶  the zero page  ◀─r B m[1]",
-        'A m[0]  r─▶  frame 1 "mine" ×2  ◀─r B m[0]',
-        "A: no entry for m[2]",
-        "B: no entry for m[2]",
-    ]
-    told = list(lines(chapters[-1], chapters[-2]))
-    assert [line.text for line in told if line.kind is Kind.CHANGED] == [
-        '  * A m[0]  r─▶  frame 1 "mine" ×1',
-        '  * B m[0]  w─▶  frame 2 "ours" ×1',
-    ]
-    (events,) = (line.text for line in told if line.kind is Kind.EVENT)
-    assert [event.split(":")[0] for event in events.strip().split(" → ")] == [
-        "trap",
-        "classify",
-        "allocate frame 2",
-        "copy frame 1 to frame 2",
-        "map frame 2, writable",
-        "flush the TLB entry",
-        "resume",
-    ]
-
-
 def test_the_comment_before_a_line_is_its_story() -> None:
     """The head is the scenario's own."""
     scenario = parse(FORKED)
@@ -79,8 +61,12 @@ def test_every_policy_tells_the_whole_story(policy: str) -> None:
     done = CliRunner().invoke(explain, ["--policy", policy])
     assert done.exit_code == 0
     assert f"{len(story().lines):>2}  D store big[3]" in done.stdout
-    assert "live kernel: not asked (there is no Linux kernel to compare with: run on Linux)" in done.stdout
+    reason = "live kernel   not asked (there is no Linux kernel to compare with: run on Linux)"
+    assert done.stdout.count(reason) == 1
     assert "\x1b" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= PIPE_WIDTH
+    told = f"The model decides as {policy} does; the comments tell what Linux does now.\n"
+    assert (told in done.stdout) is (policy != "linux")
 
 
 @pytest.mark.usefixtures("no_kernel")
@@ -100,7 +86,8 @@ def test_any_scenario_can_be_told(tmp_path: Path) -> None:
     path.write_text(FORKED)
     done = CliRunner().invoke(explain, ["--scenario", str(path)])
     assert done.exit_code == 0
-    assert done.stdout.startswith("Short.\n\n 1  A start")
+    assert done.stdout.startswith("Short.\n")
+    assert "\n\n 1  A start\n" in done.stdout
     assert "    The child comes.\n" in done.stdout
 
 
@@ -115,7 +102,7 @@ def test_a_comment_does_not_steer_the_terminal(tmp_path: Path) -> None:
     assert "    \\x1b[2Jgone\n" in done.stdout
 
 
-@pytest.mark.parametrize(("no_color", "width"), [("", 60), ("1", 60)])
+@pytest.mark.parametrize(("no_color", "width"), [("", 60), ("1", 60), ("", 80), ("", 30)])
 def test_a_terminal_gets_colours_unless_told_otherwise_and_lines_that_fit(
     no_color: str, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +113,7 @@ def test_a_terminal_gets_colours_unless_told_otherwise_and_lines_that_fit(
     terminal = Console(file=out, force_terminal=True, width=width, highlight=False)
     for chapter in Story(parse(FORKED)):
         paint(terminal, chapter, None)
-    coloured = re.search(r"\x1b\[3[0-9]m", out.getvalue())
+    coloured = re.search(r"\x1b\[(\d+;)*3[0-9]m", out.getvalue())
     assert (coloured is None) is bool(no_color)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
     assert max(map(len, plain.splitlines())) <= width
@@ -136,3 +123,39 @@ def test_a_policy_that_is_none_is_told() -> None:
     """With those that are."""
     done = CliRunner().invoke(explain, ["--policy", "vms"])
     assert str(done.exception).startswith("there is no policy vms: it is one of linux, linux-aex, ")
+
+
+def test_step_waits_for_a_key_and_ctrl_c_ends_it(tmp_path: Path) -> None:
+    """At a terminal; the third step is never told."""
+    path = tmp_path / "mine.cow"
+    path.write_text(FORKED)
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "cowscope", "explain", "--step", "--scenario", str(path)]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE) as telling:
+        os.close(theirs)
+        told = _read_until(ours, b"live kernel ")
+        assert b"2  A mmap" not in told
+        _press(ours, b" ")
+        assert b"3  A store" not in _read_until(ours, b"m[2]")
+        _press(ours, b"\x03")
+        _, errors = telling.communicate(timeout=30)
+    os.close(ours)
+    assert (telling.returncode, errors.strip()) == (130, b"cowscope: interrupted")
+
+
+def _press(terminal: int, key: bytes) -> None:
+    """Once somebody waits for a key; what was typed before is thrown away."""
+    give_up = time.monotonic() + 30
+    while termios.tcgetattr(terminal)[3] & termios.ICANON:
+        assert time.monotonic() < give_up
+        os.sched_yield()
+    os.write(terminal, key)
+
+
+def _read_until(terminal: int, text: bytes) -> bytes:
+    """What a terminal shows up to `text`."""
+    told = b""
+    while text not in told:
+        assert select.select([terminal], [], [], 30)[0], told
+        told += os.read(terminal, 1 << 16)
+    return told

@@ -46,7 +46,7 @@ def changed(what: str) -> View:
     return view(1, 2, 2)
 
 
-@pytest.mark.parametrize("what", ["state", "map count", "bytes", "mappings", "frame shared by"])
+@pytest.mark.parametrize("what", ["state", "map count", "bytes", "mappings", "sharers of the frame"])
 def test_each_kind_of_difference_is_seen(what: str) -> None:
     """And named."""
     found = Comparison(EVERYTHING).views({"A": view(1, 2, 3)}, {"A": changed(what)}, PAGES)
@@ -54,7 +54,7 @@ def test_each_kind_of_difference_is_seen(what: str) -> None:
     assert "A" in str(found[0])
 
 
-@pytest.mark.parametrize("what", ["state", "map count", "frame shared by"])
+@pytest.mark.parametrize("what", ["state", "map count", "sharers of the frame"])
 def test_what_a_user_may_not_see_is_not_compared(what: str) -> None:
     """A plain user sees neither the exclusive mark nor frames."""
     comparison = Comparison(Sight(State.PRESENT | State.FILE, False, False, True))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 def explain(scenario: Path | None, policy: str, step: bool, as_json: bool) -> None:
     """Tell by example what a fork shares, and what it copies after all.
 
-    Each step shows what the fault handler did, which page of which process points at which frame
-    (changed lines are marked), and what the live kernel did at the same step. It needs no rights; without
-    them, or off Linux, the kernel's part says what is missing.
+    Each step shows what came of it in the model and on the live kernel, what the fault handler did, and
+    the page tables of all processes with the frames that they name; what changed is marked. It needs no
+    rights; without them, or off Linux, the kernel's part says what is missing.
 
     \b
     Examples:
@@ -54,9 +54,9 @@ def explain(scenario: Path | None, policy: str, step: bool, as_json: bool) -> No
             stack.enter_context(stage)
         told = Story(chosen, policy, stage, missing)
         if as_json:
-            click.echo(json.dumps(_as_json(told, policy), indent=2))
+            _tell_programs(told, policy)
         else:
-            _tell(told, wait=step and sys.stdin.isatty() and sys.stdout.isatty())
+            _tell(told, policy, wait=step and sys.stdin.isatty() and sys.stdout.isatty())
 
 
 def _stage() -> tuple[Stage | None, str]:
@@ -70,36 +70,37 @@ def _stage() -> tuple[Stage | None, str]:
         return None, str(error)
 
 
-def _chapters(story: Story) -> Iterator[Chapter]:
+def _chapters(story: Story, ended: list[str]) -> Iterator[Chapter]:
+    """The chapters, as far as there are; `ended` gets the reason if the story ends early."""
     from cowscope.lab.result import NotChecked
 
     try:
         yield from story
     except NotChecked as reason:
+        ended.append(str(reason))
         click.echo(f"cowscope: the story ends here: {reason}", err=True)
 
 
-def _tell(story: Story, *, wait: bool) -> None:
-    from rich.text import Text
-
-    from cowscope.views.story import paint
+def _tell(story: Story, policy: str, *, wait: bool) -> None:
+    from cowscope.views.story import head, paint, paint_line
     from cowscope.views.terminal import console
-    from cowscope.views.text import escaped
 
     out = console(sys.stdout)
-    for sentence in story.scenario.sentence.splitlines():
-        out.print(Text(escaped(sentence), "bold"), soft_wrap=not out.is_terminal)
+    for line in head(story.scenario.sentence, policy, out.width):
+        paint_line(out, line)
     before = None
-    for chapter in _chapters(story):
+    for chapter in _chapters(story, []):
         out.print()
         paint(out, chapter, before)
         before = chapter
         if wait:
-            click.pause("")
+            click.getchar()  # and not click.pause, which takes Ctrl-C for a key
 
 
-def _as_json(story: Story, policy: str) -> dict[str, Any]:
+def _tell_programs(story: Story, policy: str) -> None:
     from cowscope.views.story import as_json
 
-    chapters = [as_json(chapter) for chapter in _chapters(story)]
-    return {"shows": story.scenario.sentence, "policy": policy, "chapters": chapters}
+    ended: list[str] = []
+    chapters = list(_chapters(story, ended))
+    document = as_json(story.scenario.sentence, policy, chapters, ended[0] if ended else None)
+    click.echo(json.dumps(document, indent=2))

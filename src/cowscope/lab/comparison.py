@@ -175,7 +175,7 @@ class Comparison:
         at = int(np.flatnonzero((mine == wrong[0]) & (other == wrong[1]) & present)[0])
         name = list(model)[at // len(pages)]
         shares = (_sharers(mine, wrong[0], model, pages), _sharers(other, wrong[1], model, pages))
-        return [Difference("frame shared by", name, int(pages[at % len(pages)]), *shares)]
+        return [Difference("sharers of the frame", name, int(pages[at % len(pages)]), *shares)]
 
     def _moves(self, model: Mapping[str, View], kernel: Mapping[str, View], pages: Ints) -> list[Difference]:
         if len(pages) != len(self._pages) or (pages != self._pages).any():

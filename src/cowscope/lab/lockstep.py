@@ -89,8 +89,7 @@ class Lockstep:
             found += self._broken_laws()
         if line.expected and mine.outcome != line.expected:
             found.append(Difference("outcome", None, None, mine.outcome, line.expected, "the text"))
-        recycles = isinstance(line.step, Mmap) and "populate" in line.step.options
-        found += self.comparison.views(views, seen, self.pages, recycles=recycles)
+        found += self.comparison.views(views, seen, self.pages, recycles=recycles(line.step))
         self.operations += 1
         return Step(line, mine, other, views, seen, self.pages), found
 
@@ -109,6 +108,11 @@ class Lockstep:
             self._n_places = shape
             self.pages = watched([(place.start, place.start + place.pages) for place in places])
             self._seen = self.kernel.views(self.pages)
+
+
+def recycles(step: object) -> bool:
+    """Whether a step may free pages and fetch some at once (`Comparison.views`)."""
+    return isinstance(step, Mmap) and "populate" in step.options
 
 
 def play(

@@ -11,52 +11,46 @@ from dataclasses import dataclass
 
 from cowscope.lab.comparison import Comparison, compare_results
 from cowscope.lab.kernel import Kernel, Stage
+from cowscope.lab.lockstep import Report, Step, recycles
 from cowscope.lab.model import Model
+from cowscope.lab.picture import Entry, Picture, Side, pages_of, second_names
 from cowscope.lab.result import NotChecked, Result
 from cowscope.lab.scenario import Line, Scenario
-from cowscope.lab.view import State, View, label_text, spelled, watched
+from cowscope.lab.view import Ints, View
 from cowscope.vm.policies import Policy
-
-MOST_PAGES = 8
-"""Pages of a mapping that are shown; of a huge one these stand for all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A page of a process: its entry names `frame` (0: the zero page; None: no entry), writable or not."""
-
-    process: str
-    page: str
-    frame: int | None
-    writable: bool
-    state: str
-    label: str
-    map_count: int
 
 
 @dataclass(frozen=True, slots=True)
 class OnKernel:
-    """What the live kernel did at the same step, and whether it agrees.
+    """What the live kernel did at the same step; the report has the differences, and both sides' pages.
 
     `nanoseconds` passed in the process itself, cold and with its faults watched; None where nothing was to measure.
     """
 
     outcome: str
     nanoseconds: float | None
-    agrees: bool
-    differences: tuple[str, ...]
+    report: Report
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both sides show the same."""
+        return not self.report.differences
 
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """One step; `events` are the machine's, in words; `frames` counts the frames in use."""
+    """One step; `events` are the machine's, in words; `frames` counts the frames in use after it."""
 
     number: int
     line: Line
     outcome: str
     events: tuple[str, ...]
+    processes: tuple[str, ...]
     entries: tuple[Entry, ...]
+    also: tuple[str, ...]
+    """Pages that have two names: the entries use the first."""
     frames: int
+    frames_before: int
     kernel: OnKernel | None
     kernel_missing: str
 
@@ -78,6 +72,7 @@ class Story:
         self._stage, self._missing = stage, missing
         self._kernel = Kernel(self._known, stage) if stage else None
         self._comparison = Comparison(stage.sight) if stage else None
+        self._before: Picture | None = None
 
     def __iter__(self) -> Iterator[Chapter]:
         """Do the steps one by one; each is done when it is asked for. Raises `NotChecked`."""
@@ -90,63 +85,57 @@ class Story:
                 self._kernel.__exit__(None, None, None)
 
     def _chapter(self, number: int, line: Line) -> Chapter:
+        frames = self._model.machine.memory.frames
+        frames_before = frames.in_use
         mine = self._model.do(line)
-        events = tuple(filter(None, map(self._told, self._model.events)))
-        entries = tuple(self._entries())
-        frames = self._model.machine.memory.frames.in_use
-        kernel = self._on_kernel(line, mine)
-        return Chapter(number, line, mine.outcome, events, entries, frames, kernel, self._missing)
+        pages = pages_of(self._known)
+        views = self._model.views(pages)
+        self._before = picture = Picture(self._known, pages, self._sides(views, pages), self._before)
+        return Chapter(
+            number=number,
+            line=line,
+            outcome=mine.outcome,
+            events=tuple(filter(None, map(told, self._model.events))),
+            processes=tuple(views),
+            entries=picture.entries,
+            also=tuple(second_names(self._known)),
+            frames=frames.in_use,
+            frames_before=frames_before,
+            kernel=self._on_kernel(line, mine, views, pages),
+            kernel_missing=self._missing,
+        )
 
-    def _on_kernel(self, line: Line, mine: Result) -> OnKernel | None:
+    def _on_kernel(self, line: Line, mine: Result, views: dict[str, View], pages: Ints) -> OnKernel | None:
         kernel, comparison = self._kernel, self._comparison
         if kernel is None or comparison is None:
             return None
-        pages = watched([(p.start, p.start + p.pages) for p in self._known.places.values()])
         try:
             kernel.check(line)
         except NotChecked as reason:
             kernel.__exit__(None, None, None)
             self._kernel, self._missing = None, str(reason)
             return None
-        before = kernel.views(pages)
-        other, views = kernel.do(line, pages, before)
+        other, seen = kernel.do(line, pages, kernel.views(pages))
         found = compare_results(mine, other, comparison.sight)
-        found += comparison.views(self._model.views(pages), views, pages)
-        return OnKernel(
-            other.outcome, kernel.spent_ns(), not found, tuple(str(difference) for difference in found[:4])
-        )
+        found += comparison.views(views, seen, pages, recycles=recycles(line.step))
+        step = Step(line, mine, other, views, seen, pages)
+        report = Report(self._known, len(self._known.lines), tuple(found), step)
+        return OnKernel(other.outcome, kernel.spent_ns(), report)
 
-    def _entries(self) -> Iterator[Entry]:
-        shown = {
-            place.start + index: f"{name}[{index}]"
-            for name, place in self._known.places.items()
-            for index in range(min(place.pages, MOST_PAGES))
-        }
-        pages = watched([(page, page + 1) for page in shown])
-        views = self._model.views(pages)
+    def _sides(self, views: dict[str, View], pages: Ints) -> dict[str, Side]:
+        sides = {}
         for name, view in views.items():
-            states = self._model.processes[name].space.page_states(pages)
-            mapped = self._model.processes[name].space.mappings.lookup(pages) >= 0
-            for at, page in enumerate(pages.tolist()):
-                if mapped[at]:
-                    yield _entry(name, shown[page], view, at, bool(states.writable[at]))
-
-    def _told(self, event: object) -> str:
-        return told(event, self._known)
+            space = self._model.processes[name].space
+            mapped = space.mappings.lookup(pages) >= 0
+            sides[name] = Side(view, mapped, space.page_states(pages).writable & mapped)
+        return sides
 
 
-def _entry(process: str, page: str, view: View, at: int, writable: bool) -> Entry:
-    state = int(view.state[at])
-    frame = int(view.frame[at]) if state & State.PRESENT else None
-    label = label_text(int(view.label[at])) if state & State.READABLE else ""
-    return Entry(process, page, frame, writable, spelled(state), label, int(view.map_count[at]))
-
-
-def told(event: object, scenario: Scenario) -> str:
+def told(event: object) -> str:
     """An event of the machine in a few words; empty if there is nothing to say.
 
     >>> from cowscope.vm.events import Allocated
-    >>> told(Allocated(7), Scenario())
+    >>> told(Allocated(7))
     'allocate frame 7'
     """
     from cowscope.vm import events

@@ -118,5 +118,8 @@ def watched(ranges: Sequence[tuple[int, int]]) -> Ints:
     >>> watched([(5, 7), (1, 2), (6, 8)]).tolist()
     [1, 5, 6, 7]
     """
-    parts = [np.arange(start, end) for start, end in ranges]
-    return np.unique(np.concatenate([np.zeros(0, np.int64), *parts]))
+    parts, done = [np.zeros(0, np.int64)], 0
+    for start, end in sorted(ranges):
+        parts.append(np.arange(max(start, done), end))
+        done = max(done, end)
+    return np.concatenate(parts)

@@ -1,143 +1,209 @@
-"""Chapters of a story as lines of text: who points at which frame, by arrows, and what changed.
+"""Chapters of a story as lines of text: what happened, on both sides; the way of the trap; the page tables.
 
-    A heap[0]  r─▶  frame 1 "mine" ×2  ◀─r  B heap[0]
-    A heap[1]  w─▶  frame 2 "too" ×1
+ 9  B store heap[0] "ours"
+    The child writes one byte.
 
-`w` is an entry that may be written without a trap, `r` one that traps on a write. A line that was not so before
-the step begins with `*`.
+    model         copied      7 frames in use (+1)
+    live kernel   copied      same page tables  8.07 µs
+
+    trap: store to a page that is present (error code 0x7) → classify: copied
+      → allocate frame 7 → …
+
+and the picture (`picture`). Where the live kernel shows something else, both sides of what differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from cowscope.lab.story import Chapter, Entry
+from cowscope.lab.comparison import Difference
+from cowscope.lab.story import Chapter, OnKernel
 from cowscope.units import NS_PER_US
+from cowscope.views import picture
+from cowscope.views.page_tables import page_names, rows
+from cowscope.views.picture import Look, Part, Parts
 from cowscope.views.text import escaped
 
+SCHEMA = "cowscope.explain"
+SCHEMA_VERSION = "1.0"
+"""A minor version adds keys, a major one changes them. `docs/lab-json.md` describes every key."""
 
-class Kind(StrEnum):
-    """What a line is, for whoever paints it."""
-
-    HEAD = "head"
-    SAID = "said"
-    EVENT = "event"
-    PAGE = "page"
-    CHANGED = "changed"
-    KERNEL = "kernel"
-    PROBLEM = "problem"
-
-
-_STYLES = {
-    Kind.HEAD: "bold",
-    Kind.SAID: "",
-    Kind.EVENT: "cyan",
-    Kind.PAGE: "",
-    Kind.CHANGED: "yellow",
-    Kind.KERNEL: "dim",
-    Kind.PROBLEM: "red",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class TextLine:
-    """A line and what it is."""
-
-    kind: Kind
-    text: str
+LEGEND = """
+w ──▶  may be written without a trap    [5 "mine" ×2]  frame 5, its first bytes,
+r ──▶  a store traps                                   entries that name it
+- ──▶  a load traps, too                cache, huge    of a file or of shared
+·      no entry                                        memory, of a huge page
+*      changed at this step             8.07 µs        in the process, watched
+"""
+_INDENT = "    "
+_MOST_DIFFERENCES = 8
 
 
 def paint(out: Console, chapter: Chapter, before: Chapter | None) -> None:
-    """Print a chapter; folded at a terminal's width, and never in a pipe."""
-    for line in lines(chapter, before):
-        out.print(Text(line.text, _STYLES[line.kind]), soft_wrap=not out.is_terminal)
+    """Print a chapter, folded at the console's width; `before` is the chapter before it."""
+    for line in lines(chapter, before, out.width):
+        paint_line(out, line)
 
 
-def as_json(chapter: Chapter) -> dict[str, Any]:
-    """A chapter for programs; times in nanoseconds."""
+def paint_line(out: Console, line: Parts) -> None:
+    """Print one line; what is too long by itself is folded at a terminal's width, and never in a pipe."""
+    text = Text.assemble(*((part.text, part.look.value) for part in line))
+    out.print(text, soft_wrap=not out.is_terminal, overflow="fold")
+
+
+def head(sentence: str, policy: str, width: int) -> Iterator[Parts]:
+    """What is told, by whose rules, and what the signs mean."""
+    for line in sentence.splitlines():
+        yield from _folded(escaped(line).split(" "), width, Look.HEAD)
+    if policy != "linux":
+        told = f"The model decides as {policy} does; the comments tell what Linux does now."
+        yield from _folded(told.split(" "), width, Look.PLAIN)
+    for line in LEGEND.rstrip().splitlines():
+        yield (Part(line, Look.DIM),)
+
+
+def lines(chapter: Chapter, before: Chapter | None, width: int) -> Iterator[Parts]:
+    """The lines of a chapter in `width` columns; `before` is the chapter before it."""
+    yield (Part(f"{chapter.number:>2}  {chapter.line.step}", Look.HEAD),)
+    if chapter.line.said:
+        yield from _folded(escaped(chapter.line.said).split(" "), width, Look.PLAIN, _INDENT)
+    yield ()
+    yield from _outcomes(chapter, before, width)
+    if chapter.events:
+        yield ()
+        steps = [chapter.events[0], *(f"→ {event}" for event in chapter.events[1:])]
+        yield from _folded(steps, width, Look.EVENT, _INDENT, _INDENT + "  ")
+    drawn = [(Part("  "), *line) if line else () for line in picture.lines(chapter, width - 2)]
+    if drawn:
+        yield ()
+        yield from drawn
+    if chapter.kernel is not None and not chapter.kernel.agrees:
+        yield ()
+        yield from _differing(chapter.kernel)
+
+
+def _outcomes(chapter: Chapter, before: Chapter | None, width: int) -> Iterator[Parts]:
+    more = chapter.frames - chapter.frames_before
+    frames = f"{chapter.frames:,} frame{'s' * (chapter.frames != 1)} in use{f' ({more:+,})' if more else ''}"
+    yield (Part(f"{_INDENT}model         {chapter.outcome:<11}  "), Part(frames, Look.DIM))
+    kernel, label = chapter.kernel, f"{_INDENT}live kernel   "
+    if kernel is None:
+        if before is None or before.kernel_missing != chapter.kernel_missing:
+            reason = f" ({escaped(chapter.kernel_missing)})" if chapter.kernel_missing else ""
+            told = f"not asked{reason}"
+            first, *others = _folded(told.split(" "), width, Look.DIM, " " * len(label))
+            yield (Part(label, Look.DIM), Part(first[0].text.strip(), Look.DIM))
+            yield from others
+        return
+    verdict = "same page tables" if kernel.agrees else "NOT THE SAME"
+    yield (
+        Part(f"{label}{kernel.outcome or 'not shown':<11}  "),
+        Part(f"{verdict:<16}", Look.PLAIN if kernel.agrees else Look.PROBLEM),
+        Part("" if kernel.nanoseconds is None else f"  {kernel.nanoseconds / NS_PER_US:,.2f} µs"),
+    )
+
+
+def _folded(
+    words: Iterable[str], width: int, look: Look, indent: str = "", hanging: str | None = None
+) -> Iterator[Parts]:
+    """`words` with blanks between, on lines of at most `width` columns where no word is longer."""
+    line, start = "", indent
+    for word in words:
+        if line and cell_len(start + line) + 1 + cell_len(word) > width:
+            yield (Part(start + line, look),)
+            line, start = "", indent if hanging is None else hanging
+        line = f"{line} {word}" if line else word
+    yield (Part(start + line, look),)
+
+
+def _differing(kernel: OnKernel) -> Iterator[Parts]:
+    """Both sides of the pages that differ, and what else does."""
+    shown = [row for row in _rows(kernel) if row.differs]
+    told, names = {(row.process, row.page) for row in shown}, page_names(kernel.report.scenario)
+    for difference in kernel.report.differences[:_MOST_DIFFERENCES]:
+        if (difference.process, _page(difference, names)) not in told:
+            yield (Part(f"  ≠ {_sentence(difference, names)}", Look.PROBLEM),)
+    cells = [("", "page", "model", "live kernel")]
+    cells += [(row.process, row.page, row.model, row.kernel) for row in shown[:_MOST_DIFFERENCES]]
+    widths = [max(len(line[column]) for line in cells) for column in range(4)]
+    for index, line in enumerate(cells if shown else []):
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        yield (Part(f"  {'≠' if index else ' '} {text}", Look.PROBLEM if index else Look.HEAD),)
+    if shown[_MOST_DIFFERENCES:]:
+        yield (Part(f"{_INDENT}and {len(shown) - _MOST_DIFFERENCES:,} more", Look.PROBLEM),)
+    if shown:
+        yield (Part(f"{_INDENT}A anonymous, F file or shared, Z zero page; x exclusive, h huge", Look.DIM),)
+
+
+def _rows(kernel: OnKernel) -> list[Any]:
+    last = kernel.report.last
+    return rows(kernel.report.scenario, last) if last is not None else []
+
+
+def _page(difference: Difference, names: dict[int, str]) -> str | None:
+    if difference.page is None:
+        return None
+    return names.get(difference.page, f"page {difference.page:#x}")
+
+
+def _sentence(difference: Difference, names: dict[int, str]) -> str:
+    page = _page(difference, names)
+    where = " of ".join(["", *filter(None, (page, difference.process))])
+    sides = f"the model says {difference.model}, the live kernel {difference.kernel}"
+    sides = _NUMBER.sub(lambda number: names.get(int(number[1], 16), number[0]), sides)
+    return f"{difference.what}{where}: {sides}"
+
+
+_NUMBER = re.compile(r"\bpage (0x[0-9a-f]+)\b")
+
+
+def as_json(
+    sentence: str, policy: str, chapters: Iterable[Chapter], ended: str | None = None
+) -> dict[str, Any]:
+    """A whole story for programs; `ended` is why it has no more chapters, if it has not."""
+    told = [_chapter_json(chapter) for chapter in chapters]
+    return {
+        "schema": SCHEMA,
+        "version": SCHEMA_VERSION,
+        "shows": sentence,
+        "policy": policy,
+        "chapters": told,
+        "ended": ended,
+    }
+
+
+def _chapter_json(chapter: Chapter) -> dict[str, Any]:
     return {
         "number": chapter.number,
         "step": str(chapter.line.step),
         "said": chapter.line.said,
         "outcome": str(chapter.outcome),
         "events": list(chapter.events),
-        "entries": [asdict(entry) for entry in chapter.entries],
+        "processes": list(chapter.processes),
+        "entries": [{"page": entry.page, **asdict(entry)} for entry in chapter.entries],
         "frames": chapter.frames,
-        "kernel": None if chapter.kernel is None else asdict(chapter.kernel),
-        "kernel_missing": chapter.kernel_missing or None,
+        "kernel": None if chapter.kernel is None else _kernel_json(chapter.kernel),
+        "kernel_missing": None if chapter.kernel else chapter.kernel_missing,
     }
 
 
-def lines(chapter: Chapter, before: Chapter | None) -> Iterator[TextLine]:
-    """The lines of a chapter; `before` is the chapter before it."""
-    yield TextLine(Kind.HEAD, f"{chapter.number:>2}  {chapter.line.step}   → {chapter.outcome}")
-    if chapter.line.said:
-        yield TextLine(Kind.SAID, f"    {escaped(chapter.line.said)}")
-    if chapter.events:
-        yield TextLine(Kind.EVENT, f"    {' → '.join(chapter.events)}")
-    old = set(picture(before.entries)) if before else set()
-    for line in picture(chapter.entries):
-        changed = line not in old
-        yield TextLine(Kind.CHANGED if changed else Kind.PAGE, f"  {'*' if changed else ' '} {line}")
-    yield TextLine(Kind.PAGE, f"    frames in use: {chapter.frames}")
-    yield from _kernel(chapter)
-
-
-def picture(entries: tuple[Entry, ...]) -> list[str]:
-    """Who points where: a line for each frame, and one for each process's pages without an entry."""
-    by_frame: dict[int, list[Entry]] = {}
-    for entry in entries:
-        if entry.frame is not None:
-            by_frame.setdefault(entry.frame, []).append(entry)
-    first = {frame: f"{group[0].process} {group[0].page}" for frame, group in by_frame.items()}
-    width = max(map(len, first.values()), default=0)
-    drawn = []
-    for frame, group in sorted(by_frame.items()):
-        line = f"{first[frame].ljust(width)}  {_right(group[0])}  {_frame(group[0])}"
-        if len(group) > 1:
-            line += "  ◀─" + ", ".join(f"{_mark(entry)} {entry.process} {entry.page}" for entry in group[1:])
-        drawn.append(line)
-    return drawn + _absent(entries)
-
-
-def _absent(entries: tuple[Entry, ...]) -> list[str]:
-    absent: dict[str, list[str]] = {}
-    for entry in entries:
-        if entry.frame is None:
-            kind = {"G": "guard", "S": "swapped"}.get(entry.state)
-            absent.setdefault(entry.process, []).append(f"{entry.page}{f' ({kind})' if kind else ''}")
-    return [f"{process}: no entry for {', '.join(pages)}" for process, pages in absent.items()]
-
-
-def _mark(entry: Entry) -> str:
-    return "w" if entry.writable else "r"
-
-
-def _right(entry: Entry) -> str:
-    return f"{_mark(entry)}─▶"
-
-
-def _frame(entry: Entry) -> str:
-    if entry.frame == 0:
-        return "the zero page"
-    label = f' "{entry.label}"' if entry.label else ""
-    kind = ", page cache" if entry.state.startswith("F") else ", of a huge page" if "h" in entry.state else ""
-    return f"frame {entry.frame}{label} ×{entry.map_count}{kind}"
-
-
-def _kernel(chapter: Chapter) -> Iterator[TextLine]:
-    kernel = chapter.kernel
-    if kernel is None:
-        yield TextLine(Kind.KERNEL, f"    live kernel: not asked ({chapter.kernel_missing})")
-        return
-    spent = "" if kernel.nanoseconds is None else f"; {kernel.nanoseconds / NS_PER_US:,.2f} µs, watched"
-    verdict = "the same picture" if kernel.agrees else "ANOTHER PICTURE"
-    yield TextLine(Kind.KERNEL, f"    live kernel: {kernel.outcome or 'done'}, {verdict}{spent}")
-    for difference in kernel.differences:
-        yield TextLine(Kind.PROBLEM, f"      {difference}")
+def _kernel_json(kernel: OnKernel) -> dict[str, Any]:
+    names = {} if kernel.agrees else page_names(kernel.report.scenario)
+    return {
+        "outcome": str(kernel.outcome) or None,
+        "nanoseconds": kernel.nanoseconds,
+        "agrees": kernel.agrees,
+        "differences": [_sentence(difference, names) for difference in kernel.report.differences],
+        "differing": [
+            {"process": row.process, "page": row.page, "model": row.model, "kernel": row.kernel}
+            for row in (() if kernel.agrees else _rows(kernel))
+            if row.differs
+        ],
+    }
