@@ -305,7 +305,10 @@ class Troupe:
             target = stub.FIRST_PIPE + 2 * slot
             actions += [(os.POSIX_SPAWN_DUP2, commands, target), (os.POSIX_SPAWN_DUP2, replies, target + 1)]
         try:
-            return os.posix_spawn(f"/proc/self/fd/{self.program}", ["p"], {}, file_actions=actions)
+            # A process group of its own: Ctrl-C at a terminal is for the controller, which then ends the puppets.
+            return os.posix_spawn(
+                f"/proc/self/fd/{self.program}", ["p"], {}, file_actions=actions, setpgroup=0
+            )
         finally:
             os.close(null)
 

@@ -62,18 +62,23 @@ def search(
     policy: Policy | str = "linux",
     check_laws: bool = False,
     progress: Callable[[Found], None] = lambda found: None,
+    into: Found | None = None,
 ) -> Found:
     """Compare random scenarios until `operations` or `minutes` are reached, or one disagrees.
 
-    Raises `CowscopeError` where Hypothesis is not installed.
+    Whoever gives the `Found` to count in has what was found so far when Ctrl-C comes in between. Raises
+    `CowscopeError` where Hypothesis is not installed.
     """
-    found, began = Found(seed), time.monotonic()
+    found, began = Found(seed) if into is None else into, time.monotonic()
     batch = 0
-    while not _enough(found, began, operations, minutes):
-        _batch(stage, found, seed * 100_003 + batch, policy, check_laws)
+    try:
+        while not _enough(found, began, operations, minutes):
+            _batch(stage, found, seed * 100_003 + batch, policy, check_laws)
+            found.seconds = time.monotonic() - began
+            progress(found)
+            batch += 1
+    finally:
         found.seconds = time.monotonic() - began
-        progress(found)
-        batch += 1
     return found
 
 
@@ -116,7 +121,11 @@ def _batch(stage: Stage, found: Found, seed: int, policy: Policy | str, check_la
 
     try:
         compare()
+    except KeyboardInterrupt:
+        found.report = last[0] if last else None
+        raise
     except Disagreement as disagreement:
+        found.report = disagreement.report
         found.report = shortened(disagreement.report, stage, policy, check_laws=check_laws)
     except hypothesis.errors.Flaky:
         found.report, found.recurs = last[0], False
