@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import select
-import signal
 import subprocess
 import sys
-import time
+import termios
 from pathlib import Path
 
 import pytest
+from tests.contract.json_on_paper import problems
 
 from cowscope.lab.kernel import Stage
 from cowscope.lab.library import shipped
@@ -74,6 +76,7 @@ def test_the_command_says_what_it_compared(root: None) -> None:
     done = check("--operations", "300", "--seed", "1", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
+    assert list(problems(told, "check")) == []
     assert told["agreed"] is True
     assert told["random"]["operations"] >= 300
     assert told["not_compared"] == []
@@ -109,28 +112,43 @@ def test_a_time_that_is_no_number_is_refused() -> None:
     assert (done.returncode, "--minutes" in done.stderr) == (2, True)
 
 
-def test_ctrl_c_leaves_no_puppet_behind(root: None) -> None:
-    """In the middle of random scenarios."""
-    command = [sys.executable, "-m", "cowscope", "check", "--minutes", "5"]
-    checking = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    template = _child_of(checking.pid)
+def test_ctrl_c_tells_what_was_compared_and_leaves_no_puppet_behind(root: None) -> None:
+    """In the middle of random scenarios, at a terminal, where all processes of the foreground get it."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "cowscope", "check", "--minutes", "5", "--json"]
+    checking = subprocess.Popen(
+        command,
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    _read_until(ours, b" random operations, ")
+    with open(f"/proc/{checking.pid}/task/{checking.pid}/children") as file:
+        (template,) = map(int, file.read().split())
     pidfd = os.pidfd_open(template)
-    checking.send_signal(signal.SIGINT)
-    _, errors = checking.communicate(timeout=30)
-    assert (checking.returncode, errors.strip()) == (130, "cowscope: interrupted")
+    os.write(ours, b"\x03")
+    printed, _ = checking.communicate(timeout=30)
+    told = json.loads(printed)
+    assert (checking.returncode, told["interrupted"], told["agreed"]) == (130, True, True)
+    assert len(told["scenarios"]) == len(shipped())
+    assert told["random"]["operations"] > 40  # the batch that stderr told of has at least one a scenario
+    assert list(problems(told, "check")) == []
+    assert _read_until(ours, b"interrupted\r\n").endswith(b"cowscope: interrupted\r\n")
     assert select.select([pidfd], [], [], 10)[0]
     os.close(pidfd)
+    os.close(ours)
 
 
-def _child_of(pid: int) -> int:
-    """The first child of a process, as soon as it has one."""
-    give_up = time.monotonic() + 30
-    while time.monotonic() < give_up:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            children = file.read().split()
-        if children:
-            return int(children[0])
-    raise AssertionError(f"process {pid} has no child")
+def _read_until(terminal: int, text: bytes) -> bytes:
+    """What a terminal shows up to `text`."""
+    told = b""
+    while text not in told:
+        assert select.select([terminal], [], [], 60)[0], told
+        told += os.read(terminal, 1 << 16)
+    return told
 
 
 def test_a_plain_user_compares_what_there_is_to_see(root: None) -> None:
@@ -158,6 +176,8 @@ def test_the_live_kernel_tells_the_same_story(root: None) -> None:
     """At every step of what `cowscope explain` tells."""
     command = [sys.executable, "-m", "cowscope", "explain", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    for chapter in json.loads(done.stdout)["chapters"]:
+    told = json.loads(done.stdout)
+    assert list(problems(told, "explain")) == []
+    for chapter in told["chapters"]:
         assert chapter["kernel"]["agrees"], chapter["kernel"]["differences"]
         assert chapter["kernel"]["outcome"] == chapter["outcome"]

@@ -16,9 +16,9 @@ from cowscope.cli.status import clear_status_line, status_line
 
 if TYPE_CHECKING:
     from cowscope.lab.kernel import Stage
-    from cowscope.lab.lockstep import Report
     from cowscope.lab.scenario import Scenario
     from cowscope.lab.search import Found
+    from cowscope.views.check import Done
 
 _DEFAULT_OPERATIONS = 5000
 
@@ -44,7 +44,7 @@ def check(
 
     First the shipped scenarios (or the files given), then random ones. The exit status is 1 at a
     disagreement, which is printed with both page tables and, if it was found at random, as the shortest
-    scenario that still disagrees.
+    scenario that still disagrees. Ctrl-C ends it with what was compared until then, and exit status 130.
 
     \b
     Examples:
@@ -55,9 +55,9 @@ def check(
     from cowscope.lab.kernel import Stage
     from cowscope.lab.library import shipped
     from cowscope.lab.parser import parse_file
-    from cowscope.lab.search import search
+    from cowscope.lab.search import Found
+    from cowscope.views.check import Done, disagreements, lines
     from cowscope.views.check import as_json as to_json
-    from cowscope.views.check import disagreements, lines
 
     if minutes is not None and math.isnan(minutes):
         raise click.BadParameter("nan is no time", param_hint="--minutes")
@@ -66,33 +66,50 @@ def check(
     chosen = [parse_file(path) for path in scenarios] if scenarios else shipped()
     seed = random.SystemRandom().randrange(1 << 31) if seed is None else seed
     with Stage() as stage:
-        began = time.monotonic()
-        reports = _play(chosen, stage, laws)
-        seconds = time.monotonic() - began
-        found = None
-        if all(not report.differences for report in reports):
-            found = search(
-                stage, seed=seed, operations=operations, minutes=minutes, check_laws=laws, progress=_progress
-            )
+        done = Done(Found(seed))
+        try:
+            _compare(stage, chosen, operations, minutes, laws, done)
+        except KeyboardInterrupt:
+            done.interrupted = True
         if sys.stderr.isatty():
             clear_status_line()
-        unseen = _unseen(stage)
+        done.unseen = _unseen(stage)
     if as_json:
-        click.echo(json.dumps(to_json(reports, seconds, found, unseen), indent=2))
+        click.echo(json.dumps(to_json(done), indent=2))
     else:
-        for line in lines(reports, seconds, found, unseen):
+        for line in lines(done):
             click.echo(line)
-    ctx.exit(1 if disagreements(reports, found) else 0)
+    if done.interrupted:
+        raise KeyboardInterrupt
+    ctx.exit(1 if disagreements(done) else 0)
 
 
-def _play(chosen: list[Scenario], stage: Stage, laws: bool) -> list[Report]:
+def _compare(
+    stage: Stage,
+    chosen: list[Scenario],
+    operations: int | None,
+    minutes: float | None,
+    laws: bool,
+    done: Done,
+) -> None:
     from cowscope.lab.lockstep import play
+    from cowscope.lab.search import search
 
-    reports = []
+    began = time.monotonic()
     for index, scenario in enumerate(chosen, 1):
         _say(f"scenario {index} of {len(chosen)}: {scenario.name}")
-        reports.append(play(scenario, stage, check_laws=laws))
-    return reports
+        done.reports.append(play(scenario, stage, check_laws=laws))
+        done.seconds = time.monotonic() - began
+    if all(not report.differences for report in done.reports):
+        search(
+            stage,
+            seed=done.found.seed,
+            operations=operations,
+            minutes=minutes,
+            check_laws=laws,
+            progress=_progress,
+            into=done.found,
+        )
 
 
 def _progress(found: Found) -> None:

@@ -33,7 +33,7 @@ from cowscope.views.text import escaped
 
 SCHEMA = "cowscope.explain"
 SCHEMA_VERSION = "1.0"
-"""A minor version adds keys, a major one changes them. `docs/lab-json.md` describes every key."""
+"""A minor version adds keys, a major one changes them. `docs/check-explain-json.md` describes every key."""
 
 LEGEND = """
 w ──▶  may be written without a trap    [5 "mine" ×2]  frame 5, its first bytes,
@@ -188,6 +188,7 @@ def _chapter_json(chapter: Chapter) -> dict[str, Any]:
         "events": list(chapter.events),
         "processes": list(chapter.processes),
         "entries": [{"page": entry.page, **asdict(entry)} for entry in chapter.entries],
+        "also": list(chapter.also),
         "frames": chapter.frames,
         "kernel": None if chapter.kernel is None else _kernel_json(chapter.kernel),
         "kernel_missing": None if chapter.kernel else chapter.kernel_missing,
