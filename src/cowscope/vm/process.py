@@ -258,7 +258,7 @@ class Process:
 
     @checked
     def splice(self, address: int, length: int) -> Hold:
-        """Let a pipe refer to the range (vmsplice) until `release`: the next write to each page copies.
+        """Let a pipe refer to the range (vmsplice) until `release`: a write that traps on them copies.
 
         It takes the pages before the first that cannot be had, and raises `BadAddress` where that is the first.
         """
