@@ -81,9 +81,9 @@ def test_what_no_table_shows_is_a_sentence() -> None:
     told = text(beside("mach-shadow")[5])
     assert told[-4:] == [
         "",
-        "  ≠ outcome: the model says reused, the live kernel copied",
-        "  ≠ sharers of the frame of m[0] of A: the model says A m[0], the live kernel A m[0]",
-        "  ≠ frame of m[0] of A: the model says it kept its frame, the live kernel it has a new frame",
+        "  ≠ outcome: the model says reused, the kernel copied",
+        "  ≠ sharers of the frame of m[0] of A: the model says A m[0], the kernel A m[0]",
+        "  ≠ frame of m[0] of A: the model says it kept its frame, the kernel it has a new frame",
     ]
 
 
@@ -141,7 +141,7 @@ def test_programs_get_the_same() -> None:
     assert (told["schema"], told["version"], told["ended"]) == ("cowscope.explain", "1.0", None)
     kernel = told["chapters"][3]["kernel"]
     assert (kernel["agrees"], kernel["nanoseconds"], kernel["outcome"]) == (False, 1500.0, "ok")
-    assert "state of m[0] of A: the model says A, the live kernel Ax" in kernel["differences"]
+    assert "state of m[0] of A: the model says A, the kernel Ax" in kernel["differences"]
     assert kernel["differing"] == [
         {"process": "A", "page": "m[0]", "model": "A f1×2 mine", "kernel": "Ax f1×1 mine"},
         {"process": "B", "page": "m[0]", "model": "A f1×2 mine", "kernel": "Ax f2×1 mine"},

@@ -8,7 +8,7 @@ from typing import Any
 
 from cowscope.lab.lockstep import Report, Step
 from cowscope.lab.search import Found
-from cowscope.views.page_tables import disagreement, rows
+from cowscope.views.page_tables import disagreement, page_names, rows, sentence
 from cowscope.views.text import escaped
 
 SCHEMA = "cowscope.check"
@@ -99,6 +99,7 @@ def as_json(done: Done) -> dict[str, Any]:
 def _report_json(report: Report) -> dict[str, Any]:
     wrong = bool(report.differences)
     last = report.last if wrong else None
+    names = page_names(report.scenario) if wrong else {}
     return {
         "name": report.scenario.name,
         "shows": report.scenario.sentence,
@@ -106,7 +107,7 @@ def _report_json(report: Report) -> dict[str, Any]:
         "operations": report.operations,
         "retries": report.retries,
         "not_checked": report.not_checked or None,
-        "differences": [str(difference) for difference in report.differences],
+        "differences": [sentence(difference, names) for difference in report.differences],
         "scenario": str(report.scenario) if wrong else None,
         "step": None if last is None else str(last.line),
         "pages": [] if last is None else _pages_json(report, last),

@@ -7,12 +7,19 @@ are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
+from cowscope.lab.comparison import Difference
 from cowscope.lab.lockstep import Report, Step
 from cowscope.lab.scenario import Scenario
 from cowscope.lab.view import State, View, label_text, spelled
+
+_ALIKE, _FEW = 16, 4
+"""More pages in a row that agree are not all shown, but so many of them."""
+_NUMBER = re.compile(r"\bpage (0x[0-9a-f]+)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +76,54 @@ def page_names(scenario: Scenario) -> dict[int, str]:
 
 def side_by_side(scenario: Scenario, step: Step) -> Iterator[str]:
     """Lines of text: a head, then a line for each page."""
-    table = [("", "page", "model", "kernel")]
-    table += [(row.process, row.page, row.model, row.kernel) for row in rows(scenario, step)]
-    widths = [max(len(line[column]) for line in table) for column in range(4)]
-    for index, line in enumerate(table):
-        mark = "≠" if index and line[2] != line[3] else " "
-        cells = "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
-        yield f"{mark} {cells}".rstrip()
+    return lined(rows(scenario, step))
+
+
+def lined(table: list[Row]) -> Iterator[str]:
+    """Lines of text: a head, then a line for each page; of many that agree, the first few and their number."""
+    cells = [(row.process, row.page, row.model, row.kernel) for row in table]
+    head = ("", "page", "model", "kernel")
+    widths = [max(len(line[column]) for line in [head, *cells]) for column in range(4)]
+    yield _line(" ", head, widths)
+    at = 0
+    for differs, members in groupby(table, key=lambda row: row.differs):
+        count = len(list(members))
+        few = count if differs or count <= _ALIKE else _FEW
+        yield from (_line("≠" if differs else " ", line, widths) for line in cells[at : at + few])
+        if few < count:
+            yield f"  … {count - few:,} pages more agree"
+        at += count
+
+
+def _line(mark: str, cells: tuple[str, ...], widths: list[int]) -> str:
+    aligned = "  ".join(text.ljust(width) for text, width in zip(cells, widths, strict=True))
+    return f"{mark} {aligned}".rstrip()
+
+
+def sentence(difference: Difference, names: Mapping[int, str]) -> str:
+    """A difference, with pages by their `names`.
+
+    >>> sentence(Difference("bytes", "A", 0x100, "'a'", "'b'"), {0x100: "heap[0]"})
+    "bytes of heap[0] of A: the model says 'a', the kernel 'b'"
+    """
+    page = None if difference.page is None else page_name(difference.page, names)
+    where = " of ".join(["", *filter(None, (page, difference.process))])
+    sides = f"the model says {difference.model}, {difference.against} {difference.kernel}"
+    return f"{difference.what}{where}: {_NUMBER.sub(lambda m: page_name(int(m[1], 16), names), sides)}"
+
+
+def page_name(page: int, names: Mapping[int, str]) -> str:
+    """What a page is called; its number if it has no name."""
+    return names.get(page, f"page {page:#x}")
 
 
 def disagreement(report: Report) -> Iterator[str]:
     """All that there is to say about a scenario that disagreed: the scenario, the differences, the tables."""
     yield from str(report.scenario).splitlines()
     yield ""
+    names = page_names(report.scenario)
     for difference in report.differences[:8]:
-        yield str(difference)
+        yield sentence(difference, names)
     if report.last is not None:
         yield ""
         yield f"after: {report.last.line}"

@@ -14,7 +14,6 @@ and the picture (`picture`). Where the live kernel shows something else, both si
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -23,11 +22,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from cowscope.lab.comparison import Difference
 from cowscope.lab.story import Chapter, OnKernel
 from cowscope.units import NS_PER_US
 from cowscope.views import picture
-from cowscope.views.page_tables import page_names, rows
+from cowscope.views.page_tables import Row, page_name, page_names, rows, sentence
 from cowscope.views.picture import Look, Part, Parts
 from cowscope.views.text import escaped
 
@@ -58,9 +56,9 @@ def paint_line(out: Console, line: Parts) -> None:
     out.print(text, soft_wrap=not out.is_terminal, overflow="fold")
 
 
-def head(sentence: str, policy: str, width: int) -> Iterator[Parts]:
+def head(shows: str, policy: str, width: int) -> Iterator[Parts]:
     """What is told, by whose rules, and what the signs mean."""
-    for line in sentence.splitlines():
+    for line in shows.splitlines():
         yield from _folded(escaped(line).split(" "), width, Look.HEAD)
     if policy != "linux":
         told = f"The model decides as {policy} does; the comments tell what Linux does now."
@@ -128,8 +126,9 @@ def _differing(kernel: OnKernel) -> Iterator[Parts]:
     shown = [row for row in _rows(kernel) if row.differs]
     told, names = {(row.process, row.page) for row in shown}, page_names(kernel.report.scenario)
     for difference in kernel.report.differences[:_MOST_DIFFERENCES]:
-        if (difference.process, _page(difference, names)) not in told:
-            yield (Part(f"  ≠ {_sentence(difference, names)}", Look.PROBLEM),)
+        page = None if difference.page is None else page_name(difference.page, names)
+        if (difference.process, page) not in told:
+            yield (Part(f"  ≠ {sentence(difference, names)}", Look.PROBLEM),)
     cells = [("", "page", "model", "live kernel")]
     cells += [(row.process, row.page, row.model, row.kernel) for row in shown[:_MOST_DIFFERENCES]]
     widths = [max(len(line[column]) for line in cells) for column in range(4)]
@@ -142,37 +141,18 @@ def _differing(kernel: OnKernel) -> Iterator[Parts]:
         yield (Part(f"{_INDENT}A anonymous, F file or shared, Z zero page; x exclusive, h huge", Look.DIM),)
 
 
-def _rows(kernel: OnKernel) -> list[Any]:
+def _rows(kernel: OnKernel) -> list[Row]:
     last = kernel.report.last
     return rows(kernel.report.scenario, last) if last is not None else []
 
 
-def _page(difference: Difference, names: dict[int, str]) -> str | None:
-    if difference.page is None:
-        return None
-    return names.get(difference.page, f"page {difference.page:#x}")
-
-
-def _sentence(difference: Difference, names: dict[int, str]) -> str:
-    page = _page(difference, names)
-    where = " of ".join(["", *filter(None, (page, difference.process))])
-    sides = f"the model says {difference.model}, the live kernel {difference.kernel}"
-    sides = _NUMBER.sub(lambda number: names.get(int(number[1], 16), number[0]), sides)
-    return f"{difference.what}{where}: {sides}"
-
-
-_NUMBER = re.compile(r"\bpage (0x[0-9a-f]+)\b")
-
-
-def as_json(
-    sentence: str, policy: str, chapters: Iterable[Chapter], ended: str | None = None
-) -> dict[str, Any]:
+def as_json(shows: str, policy: str, chapters: Iterable[Chapter], ended: str | None = None) -> dict[str, Any]:
     """A whole story for programs; `ended` is why it has no more chapters, if it has not."""
     told = [_chapter_json(chapter) for chapter in chapters]
     return {
         "schema": SCHEMA,
         "version": SCHEMA_VERSION,
-        "shows": sentence,
+        "shows": shows,
         "policy": policy,
         "chapters": told,
         "ended": ended,
@@ -201,7 +181,7 @@ def _kernel_json(kernel: OnKernel) -> dict[str, Any]:
         "outcome": str(kernel.outcome) or None,
         "nanoseconds": kernel.nanoseconds,
         "agrees": kernel.agrees,
-        "differences": [_sentence(difference, names) for difference in kernel.report.differences],
+        "differences": [sentence(difference, names) for difference in kernel.report.differences],
         "differing": [
             {"process": row.process, "page": row.page, "model": row.model, "kernel": row.kernel}
             for row in (() if kernel.agrees else _rows(kernel))
