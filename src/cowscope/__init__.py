@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cowscope.errors import CallRefused, CowscopeError
+    from cowscope.recorder.around import record
     from cowscope.vm import (
         POLICIES,
         Advice,
@@ -65,6 +66,7 @@ _HOME = {
     "SegmentationFault": "cowscope.vm",
     "Thread": "cowscope.vm",
     "compare": "cowscope.vm.compare",
+    "record": "cowscope.recorder.around",
 }
 
 __all__ = [
@@ -89,6 +91,7 @@ __all__ = [
     "SegmentationFault",
     "Thread",
     "compare",
+    "record",
 ]
 
 

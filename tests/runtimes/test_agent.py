@@ -22,8 +22,8 @@ path, where = sys.argv[1:]
 loader = ExtensionFileLoader("_cowscope_agent", path)
 agent = loader.create_module(ModuleSpec("_cowscope_agent", loader, origin=path))
 loader.exec_module(agent)
-assert agent.set_up(sys.version_info[1], where)
-assert not agent.set_up(sys.version_info[1], where)
+assert agent.set_up(sys.version_info[1])
+assert not agent.set_up(sys.version_info[1])
 class Plain:
     def __init__(self): self.a, self.b = 1, "b"
 class Slots:
@@ -106,7 +106,7 @@ path, where = sys.argv[1:]
 loader = ExtensionFileLoader("_cowscope_agent", path)
 agent = loader.create_module(ModuleSpec("_cowscope_agent", loader, origin=path))
 loader.exec_module(agent)
-agent.set_up(sys.version_info[1], where)
+agent.set_up(sys.version_info[1])
 data = [{"id": n, "name": "name %d" % n, "pair": (n, str(n))} for n in range(100000)]
 agent.census(os.path.join(where, "objects.1.0"))
 import gc; gc.collect(); gc.disable()

@@ -48,6 +48,8 @@ class Options:
     python: bool = True
     """Whether Python processes of the command are looked into, where the agent is there (`run` only)."""
     on_progress: Callable[[Progress], None] | None = None
+    on_ready: Callable[[], None] | None = None
+    """Called when everything is observed that was there at the start (`attach` only)."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ def attach_to(pid: int, options: Options, signals: SignalQueue | None = None) ->
         recording.callback(queue.restore)
         try:
             session = _attached_session(pid, name, directory, source, options, recording)
+            if options.on_ready is not None:
+                options.on_ready()
 
             def interrupted() -> None:
                 queue.receive()
@@ -237,7 +241,7 @@ def _open_tree(root: int, probes: Probes, session: Session) -> list[int]:
     """
     seen: set[int] = set()
     while True:
-        pids = proc.tree(root)
+        pids = [pid for pid in proc.tree(root) if pid != os.getpid()]
         fresh = {tid for pid in pids for tid in _threads(pid)} - seen
         if seen:
             # A birth is in the ring a moment after it shows in /proc.

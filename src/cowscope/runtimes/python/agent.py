@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import os
+import runpy
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +24,21 @@ def missing() -> str:
     return (
         "" if LIBRARY.exists() else "not compiled: there was no C compiler, or no Python.h, at installation"
     )
+
+
+def enter(directory: Path) -> None:
+    """Have the agent list the objects of this very process, in `directory`; nothing where there is no agent."""
+    if missing():
+        return
+    inside = runpy.run_path(str(INSIDE / "sitecustomize.py"), run_name="cowscope_inside")
+    inside["let_in"](str(directory.absolute()), str(INSIDE))
+
+
+def leave() -> None:
+    """No more lists, until `enter` is called again."""
+    loaded = sys.modules.get(LIBRARY.name.partition(".")[0])
+    if loaded is not None:
+        loaded.write_to("")
 
 
 def environment(directory: Path, given: Mapping[str, str]) -> dict[str, str]:

@@ -472,7 +472,6 @@ static int take_census(int fd, struct head *head)
 
 static char directory[3500];
 static unsigned number;
-static int is_set_up;
 static uint64_t ended_at, spent;
 
 #define LEAST_PAUSE_NS 500000000u
@@ -538,22 +537,34 @@ static PyObject *after_fork(PyObject *self, PyObject *unused)
 	return Py_None;
 }
 
+/* True the first time in a process: further interpreters of it stay out. */
 static PyObject *set_up(PyObject *self, PyObject *arguments)
 {
-	const char *where;
-	Py_ssize_t length;
+	int first = !minor;
 
-	if (!PyArg_ParseTuple(arguments, "is#", &minor, &where, &length))
+	if (!PyArg_ParseTuple(arguments, "i", &minor))
 		return NULL;
-	if (is_set_up) /* by another interpreter of this process */
-		return PyBool_FromLong(0);
-	if (length >= (Py_ssize_t)sizeof directory) {
+	return PyBool_FromLong(first);
+}
+
+static PyObject *write_to(PyObject *self, PyObject *argument)
+{
+	PyObject *path = NULL;
+	Py_ssize_t length;
+	char *where;
+
+	if (!PyUnicode_FSConverter(argument, &path))
+		return NULL;
+	if (PyBytes_AsStringAndSize(path, &where, &length) < 0 || length >= (Py_ssize_t)sizeof directory) {
+		Py_DECREF(path);
 		PyErr_SetString(PyExc_ValueError, "the directory's name is too long");
 		return NULL;
 	}
 	memcpy(directory, where, (size_t)length + 1);
-	is_set_up = 1;
-	return PyBool_FromLong(1);
+	ended_at = 0;
+	Py_DECREF(path);
+	Py_INCREF(Py_None);
+	return Py_None;
 }
 
 /* When the interpreter begins to end. */
@@ -579,7 +590,8 @@ static PyMethodDef methods[] = {
 	{"before_fork", before_fork, METH_NOARGS, "A census, unless there was one a moment ago."},
 	{"after_fork", after_fork, METH_NOARGS, "Forget the parent's censuses."},
 	{"shutdown", note_shutdown, METH_NOARGS, "Write down when the interpreter began to end."},
-	{"set_up", set_up, METH_VARARGS, "The minor version of CPython 3, and the directory to write into; false the second time."},
+	{"set_up", set_up, METH_VARARGS, "Tell the minor version of CPython 3; true the first time."},
+	{"write_to", write_to, METH_O, "The directory for all that is written unasked; none if it is empty."},
 	{NULL, NULL, 0, NULL},
 };
 

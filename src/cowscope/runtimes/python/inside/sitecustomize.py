@@ -36,12 +36,16 @@ def let_in(directory: str, here: str) -> None:
             import atexit
             from importlib.machinery import ExtensionFileLoader, ModuleSpec
 
-            loader = ExtensionFileLoader(AGENT, os.path.join(here, f"{AGENT}.abi3.so"))
-            agent = loader.create_module(ModuleSpec(AGENT, loader, origin=loader.path))
-            loader.exec_module(agent)
-            if agent.set_up(sys.version_info[1], directory):
+            agent = sys.modules.get(AGENT)
+            if agent is None:
+                loader = ExtensionFileLoader(AGENT, os.path.join(here, f"{AGENT}.abi3.so"))
+                agent = loader.create_module(ModuleSpec(AGENT, loader, origin=loader.path))
+                loader.exec_module(agent)
+                sys.modules[AGENT] = agent
+            if agent.set_up(sys.version_info[1]):
                 os.register_at_fork(before=agent.before_fork, after_in_child=agent.after_fork)
                 atexit.register(agent.shutdown)
+            agent.write_to(directory)
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
     version = ".".join(map(str, sys.version_info[:3]))
