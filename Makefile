@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-AGENT := src/cowscope/runtimes/python/inside/_cowscope_agent.c
+AGENT := $(wildcard src/cowscope/runtimes/python/inside/*.[ch])
 SOURCES := $(shell find src -name "*.py" -o -name py.typed) pyproject.toml hatch_build.py $(AGENT)
 
 .DEFAULT_GOAL := help

@@ -35,11 +35,12 @@ class CompileAgent(BuildHookInterface[Any]):
         """Compile, and have the library packed; the wheel is then one for this platform."""
         if self.target_name != "wheel":
             return
-        source = Path(self.root) / INSIDE / "_cowscope_agent.c"
-        library = source.with_suffix(".abi3.so")
+        inside = Path(self.root) / INSIDE
+        library = inside / "_cowscope_agent.abi3.so"
+        sources = [str(inside / name) for name in ("_cowscope_agent.c", "lines.c")]
         compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or shutil.which("gcc") or ""]
         include = sysconfig.get_path("include")
-        command = [*compiler, *FLAGS, f"-I{include}", "-o", str(library), str(source)]
+        command = [*compiler, *FLAGS, f"-I{include}", "-o", str(library), *sources]
         try:
             subprocess.run(command, check=True)
         except (OSError, subprocess.CalledProcessError) as error:

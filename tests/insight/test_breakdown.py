@@ -61,7 +61,11 @@ def tables() -> dict[str, Columns]:
         ),
         "objects": from_rows("objects", [(0, 0, 1, 0, 24), (2, 0, 0, 16, 24), (3, 5, NONE, 0, 0)]),
         "types": from_rows("types", [(0, "dict"), (1, "float")]),
-        "interpreters": from_rows("interpreters", [(0, "3.11.7", "", NONE)]),
+        "interpreters": from_rows("interpreters", [(0, "3.11.7", "", "", NONE)]),
+        "lines": from_rows("lines", [(0, 0), (1, 0), (3, 1)]),
+        "stacks": from_rows(
+            "stacks", [(0, 0, "a.py", "f", 3), (0, 1, "b.py", "g", 4), (1, 0, "a.py", "h", 3)]
+        ),
     }
 
 

@@ -18,6 +18,13 @@ ENDED = 1_000
 ANON, STACK, LIBPYTHON, BSS, LIBC = range(5)
 NAMES = ("[anon]", "[stack]", "/usr/lib/libpython3.11.so.1.0", "[anon]", "/lib/libc.so.6")
 TYPES = ("dict", "code", "type")
+PLAIN, IMPORTING = 0, 1
+STACKS = (
+    (PLAIN, 0, "/app/views.py", "index", 12),
+    (PLAIN, 1, "/app/server.py", "serve", 3),
+    (IMPORTING, 0, "/app/late.py", "<module>", 1),
+    (IMPORTING, 1, "<frozen importlib._bootstrap>", "_call_with_frames_removed", 241),
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Write:
     offset: int = 0
     time: int = 10
     process: int = PYTHON
+    stack: int = NONE
 
 
 CASES = {
@@ -57,6 +65,8 @@ CASES = {
     Write(part=Part.LIST_ITEMS, type=0, offset=0): Cause.PAYLOAD,
     Write(part=Part.DICT_VALUES, type=0, offset=0): Cause.PAYLOAD,
     Write(part=Part.FREE): Cause.ALLOCATOR,
+    Write("pymalloc_alloc", stack=IMPORTING): Cause.IMPORT,
+    Write(part=Part.OBJECT, type=0, offset=0, stack=PLAIN): Cause.REFERENCE_COUNT,
     Write(mapping=LIBPYTHON): Cause.INTERPRETER,
     Write(mapping=BSS): Cause.INTERPRETER,
     Write("_PyEval_EvalFrameDefault"): Cause.INTERPRETER,
@@ -84,7 +94,9 @@ def recording(writes: list[Write]) -> tuple[Replay, dict[str, Columns]]:
         "mappings": from_rows("mappings", [*mappings]),
         "objects": from_rows("objects", [*hits]),
         "types": from_rows("types", [*enumerate(TYPES)]),
-        "interpreters": from_rows("interpreters", [(PYTHON, "3.11.7", "", ENDED)]),
+        "lines": from_rows("lines", [(at, w.stack) for at, w in enumerate(writes) if w.stack != NONE]),
+        "stacks": from_rows("stacks", [*STACKS]),
+        "interpreters": from_rows("interpreters", [(PYTHON, "3.11.7", "", "", ENDED)]),
     }
     replay = Replay(
         verdict=np.full(len(writes), Verdict.COPIED, np.int8),
@@ -140,6 +152,18 @@ def test_groups_name_their_parts_with_shares() -> None:
     ]
     assert by_type[0].detail == "reference count 60%, collector header 20%, object payload 20%"
     assert avoidable(by_cause) == (5, 1)
+
+
+def test_lines_name_causes_types_and_function() -> None:
+    """The innermost frame; what has none stands at the end, by itself."""
+    header = Write(part=Part.OBJECT, type=0, offset=-16, stack=PLAIN)
+    replay, tables = recording([header, header, Write(mapping=STACK)])
+    found = breakdown(By.LINE, Meta(), replay, tables)
+    assert [(group.name, group.copied, group.workers, group.detail) for group in found] == [
+        ("/app/views.py:12", 2, 1, "collector header 100% · dict 100% · index"),
+        ("no Python line", 1, 0, ""),
+        ("/app/late.py:1", 0, 0, "<module>"),
+    ]
 
 
 def test_without_interpreters_there_are_no_groups() -> None:

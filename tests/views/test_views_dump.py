@@ -19,7 +19,9 @@ def tables() -> dict[str, Columns]:
     made = recorded.tables()
     made["objects"] = from_rows("objects", [(0, int(Part.DICT_KEYS), 0, -16, 232)])
     made["types"] = from_rows("types", [(0, "di\x1bct")])
-    made["interpreters"] = from_rows("interpreters", [(0, "3.11.7", "", -1)])
+    made["interpreters"] = from_rows("interpreters", [(0, "3.11.7", "", "", -1)])
+    made["lines"] = from_rows("lines", [(0, 0)])
+    made["stacks"] = from_rows("stacks", [(0, 0, "a\n.py", "f", 3)])
     return made
 
 
@@ -55,8 +57,14 @@ fault part type offset bytes
 type name
 0 di\\x1bct""",
     "interpreters": """\
-process version refused shutdown_ns
-0 3.11.7  -1""",
+process version refused no_lines shutdown_ns
+0 3.11.7   -1""",
+    "lines": """\
+fault stack
+0 0""",
+    "stacks": """\
+stack depth file function line
+0 0 a\\n.py f 3""",
 }
 
 

@@ -10,6 +10,8 @@ TABLES = ("processes", "mappings", "forks", "faults", "operations", "census", "s
     "objects",
     "types",
     "interpreters",
+    "lines",
+    "stacks",
     "meta",
 )
 

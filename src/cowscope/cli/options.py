@@ -45,6 +45,7 @@ class Choices:
     allocations: bool
     source: str
     python: str
+    lines: bool
     keep_raw: bool
     quiet: bool
     top: int
@@ -86,6 +87,12 @@ _OPTIONS = (
         show_default=True,
         help="List the objects of Python processes before each fork (run only), or keep out of them.",
     ),
+    click.option(
+        "--lines/--no-lines",
+        default=True,
+        show_default=True,
+        help="Note the Python line at each fault, where Python is not kept out of.",
+    ),
     click.option("--keep-raw", is_flag=True, help="Keep the raw ring contents beside the tables."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no summary."),
     click.option(
@@ -123,6 +130,7 @@ def observation_options(choices: Choices) -> Options:
         allocations=choices.allocations,
         source=choices.source,
         python=choices.python == "auto",
+        lines=choices.lines,
         on_progress=show_progress if choices.shows_progress else None,
     )
 

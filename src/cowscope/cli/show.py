@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from cowscope.insight.sharing import Sharing
     from cowscope.recording.meta import Meta
 
-KINDS = ("process", "mapping", "function", "time", "cause", "type")
-OF_PYTHON = ("cause", "type")
+KINDS = ("process", "mapping", "function", "time", "cause", "type", "line")
+OF_PYTHON = ("cause", "line", "type")
 """Said first where there are Python processes, else not at all."""
 
 

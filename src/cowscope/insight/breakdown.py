@@ -31,6 +31,7 @@ class By(StrEnum):
     TIME = "time"
     CAUSE = "cause"
     TYPE = "type"
+    LINE = "line"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +227,41 @@ def _by_type(replay: Replay, tables: dict[str, Columns]) -> list[Group]:
     return groups + _unplaced(counts, len(names), "no object known")
 
 
+def _by_line(replay: Replay, tables: dict[str, Columns]) -> list[Group]:
+    """The innermost Python line of each fault; the detail names causes and types of its copies, and its function."""
+    stacks = tables["stacks"]
+    if not len(tables["lines"]["fault"]):
+        return []
+    inner = stacks["depth"] == 0
+    places = list(zip(stacks["file"][inner].tolist(), stacks["line"][inner].tolist(), strict=True))
+    numbers = {place: key for key, place in enumerate(dict.fromkeys(places))}
+    functions = dict(zip(reversed(places), reversed(stacks["function"][inner].tolist()), strict=True))
+    line_of_stack = np.full(int(stacks["stack"].max(initial=-1)) + 1, NONE, np.int64)
+    line_of_stack[stacks["stack"][inner]] = [numbers[place] for place in places]
+    lines = np.full(len(replay.verdict), NONE, np.int64)
+    lines[tables["lines"]["fault"]] = line_of_stack[tables["lines"]["stack"]]
+    counts = tally(lines, replay.verdict, len(numbers))
+    found, types, names = causes(replay, tables), _types(replay, tables), tables["types"]["name"].tolist()
+    groups = []
+    for (file, line), key in numbers.items():
+        mine = np.flatnonzero(lines == key)
+        verdict = replay.verdict[mine]
+        told = (
+            _most(found[mine], verdict, CAUSES),
+            _most(types[mine], verdict, names),
+            str(functions[file, line]),
+        )
+        groups.append(
+            Group(
+                name=f"{file}:{line}",
+                detail=" · ".join(filter(None, told)),
+                workers=_writers(replay, tables, mine),
+                **counts.row([key]),
+            )
+        )
+    return groups + _unplaced(counts, len(numbers), "no Python line")
+
+
 def _types(replay: Replay, tables: dict[str, Columns]) -> NDArray[np.int64]:
     """The type of what each fault hit, -1 where that is not known."""
     types = np.full(len(replay.verdict), NONE, np.int64)
@@ -238,7 +274,8 @@ def _most(keys: NDArray[np.integer], verdict: NDArray[np.int8], names: Sequence[
     copied = keys[(verdict == Verdict.COPIED) & (keys >= 0)]
     counts = np.bincount(copied, minlength=1)
     best = np.argsort(-counts, kind="stable")[:_MOST].tolist()
-    return ", ".join(f"{names[key]} {counts[key] / len(copied):.0%}" for key in best if counts[key])
+    least = max(len(copied) / 100, 1)
+    return ", ".join(f"{names[key]} {counts[key] / len(copied):.0%}" for key in best if counts[key] >= least)
 
 
 def _writers(replay: Replay, tables: dict[str, Columns], rows: NDArray[np.integer]) -> int:
@@ -277,5 +314,6 @@ _GROUPINGS: Mapping[By, Callable[[Replay, dict[str, Columns]], list[Group]]] = M
         By.FUNCTION: _by_function,
         By.CAUSE: _by_cause,
         By.TYPE: _by_type,
+        By.LINE: _by_line,
     }
 )

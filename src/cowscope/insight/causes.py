@@ -5,6 +5,7 @@
 | 0 | written by the agent itself | agent |
 | 1 | the interpreter had begun to end | shutdown |
 | 2 | mapping [stack] | stack |
+| 2a | a frame of the import system is among the innermost four | new import |
 | 3 | written by a function of malloc or pymalloc | allocator |
 | 4 | a type, beyond its first 16 bytes; a code object, likewise; a version number in a dict's keys | caches |
 | 5 | the first 8 bytes of an object, or of a dict's keys | reference count |
@@ -18,7 +19,7 @@
 
 Objects are those of the last census, which was just before the fork: what has been freed and made anew since is
 taken for what was there. Source: Objects/obmalloc.c, Modules/gcmodule.c, Python/gc.c, Python/specialize.c of CPython.
-Not told apart: imports after the fork (they need the stack), pages of several causes (the first write decides).
+Not told apart: pages of several causes (the first write decides).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Cause(StrEnum):
     STACK = "stack"
     STATIC_DATA = "static data"
     SHUTDOWN = "shutdown"
+    IMPORT = "new import"
     AGENT = "the recorder's own agent"
     UNKNOWN = "unknown"
     NOT_PYTHON = "not a Python process"
@@ -70,6 +72,7 @@ _FRAMES = re.compile(
 )
 _INTERPRETER_FILE = re.compile(r"(.*/)?(libpython3|python3?(\.\d+)?$)")
 
+_IMPORT_SYSTEM = "<frozen importlib._bootstrap"
 _COUNT_BYTES, _HEADER_BYTES, _TYPE_AT = 8, 16, 16
 _DICT_VERSION = (12, 16)
 
@@ -98,6 +101,7 @@ def causes(replay: Replay, tables: dict[str, Columns]) -> NDArray[np.int8]:
         (_by_agent(symbols, faults["code"]), Cause.AGENT),
         (_has_ended(faults, tables["interpreters"]), Cause.SHUTDOWN),
         (stack, Cause.STACK),
+        (_while_importing(n, tables["lines"], tables["stacks"]), Cause.IMPORT),
         (written_by["allocator"], Cause.ALLOCATOR),
         (cached | version, Cause.CACHES),
         (counts, Cause.REFERENCE_COUNT),
@@ -122,6 +126,14 @@ def _matching(pattern: re.Pattern[str], names: NDArray[np.object_]) -> NDArray[n
 def _by_agent(symbols: Columns, code: NDArray[np.int32]) -> NDArray[np.bool_]:
     mine = np.array([str(file).endswith(f"/{LIBRARY.name}") for file in symbols["file"]], bool)
     return mine[code] if len(mine) else np.zeros(len(code), bool)
+
+
+def _while_importing(n: int, lines: Columns, stacks: Columns) -> NDArray[np.bool_]:
+    files = stacks["file"].tolist()
+    frames = np.array([str(file).startswith(_IMPORT_SYSTEM) for file in files], bool)
+    importing = np.zeros(n, bool)
+    importing[lines["fault"]] = np.isin(lines["stack"], np.unique(stacks["stack"][frames]))
+    return importing
 
 
 def _has_ended(faults: Columns, interpreters: Columns) -> NDArray[np.bool_]:

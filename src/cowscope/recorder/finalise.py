@@ -316,5 +316,5 @@ def _meta(
         lost=total,
         missed_census=int(end.get("missed_census", 0)),
         recorder_cpu_s=float(end.get("recorder_cpu_s", 0.0)),
-        raw_bytes=sum(file.lstat().st_size for file in raw.rglob("*") if not file.is_dir()),
+        raw_bytes=sum(file.lstat().st_size for file in raw.rglob("*") if file.is_file()),
     )

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from cowscope.recorder.rawfiles import RawFaults
 from cowscope.recorder.timeline import Process
 from cowscope.recording.schema import NONE, Columns, Part, empty, from_rows
+from cowscope.runtimes.python.lines import Place, joined, read_traps, stacks
 from cowscope.runtimes.python.objects import Lineage, ObjectCensus, census_of, read_censuses
 
 _PYTHON, _SHUTDOWN = re.compile(r"python\.(\d{1,10})\Z"), re.compile(r"shutdown\.(\d{1,10})\Z")
+_NO_LINES = re.compile(r"nolines\.(\d{1,10})\Z")
 _MOST_BYTES = 4096
 
 
@@ -43,7 +45,7 @@ def tables(
 ) -> dict[str, Columns]:
     """The tables `objects`, `types` and `interpreters`."""
     said = {"interpreters": _interpreters(directory(raw), processes)}
-    return said | _objects(found, processes, faults, keys)
+    return said | _objects(found, processes, faults, keys) | _lines(directory(raw), faults)
 
 
 def _objects(
@@ -100,15 +102,37 @@ def _located(
     return np.stack([column.astype(np.int64) for column in columns], axis=1)[hit | free]
 
 
+def _lines(where: Path, faults: RawFaults) -> dict[str, Columns]:
+    """Each fault's Python stack, as far as its thread noted one right after it."""
+    numbers: dict[tuple[Place, ...], int] = {}
+    parts = [np.empty((0, 2), np.int64)]
+    for traps in read_traps(where) if where.is_dir() else ():
+        trap = joined(traps.rows, faults.tid, faults.address, faults.time)
+        rows = np.flatnonzero(trap >= 0)
+        found, which = stacks(traps, trap[rows])
+        keys = np.array([numbers.setdefault(stack, len(numbers)) for stack in found] + [NONE], np.int64)
+        known = which >= 0
+        parts.append(np.stack([rows[known], keys[which[known]]], axis=1))
+    pairs = np.concatenate(parts)
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    frames: list[tuple[object, ...]] = [
+        (key, depth, place.file, place.function, place.line)
+        for stack, key in numbers.items()
+        for depth, place in enumerate(stack)
+    ]
+    return {"lines": {"fault": pairs[:, 0], "stack": pairs[:, 1]}, "stacks": from_rows("stacks", frames)}
+
+
 def _interpreters(where: Path, processes: list[Process]) -> Columns:
     """A row for each Python process: those that an agent spoke of, and what they forked and is the same program."""
     told = {pid: data.decode("utf-8", "surrogateescape").split("\n") for pid, data in _files(where, _PYTHON)}
     ended = {pid: int.from_bytes(data, "little") for pid, data in _files(where, _SHUTDOWN) if len(data) == 8}
-    known: dict[int, tuple[str, str]] = {}
+    late = {pid: data.decode("utf-8", "replace") for pid, data in _files(where, _NO_LINES)}
+    known: dict[int, tuple[str, str, str]] = {}
     for process in processes:  # parents come before their children
         if process.pid in told:
-            version, refused, *_ = [*told[process.pid], "", ""]
-            known[process.key] = version, refused
+            version, refused, no_lines, *_ = [*told[process.pid], "", "", ""]
+            known[process.key] = version, refused, late.get(process.pid, no_lines)
         elif process.parent in known and process.exec_ns == NONE:
             known[process.key] = known[process.parent]
     pids = {process.key: process.pid for process in processes}

@@ -47,6 +47,8 @@ class Options:
     source: str = "auto"
     python: bool = True
     """Whether Python processes of the command are looked into, where the agent is there (`run` only)."""
+    lines: bool = True
+    """Whether the agent notes Python lines, too."""
     on_progress: Callable[[Progress], None] | None = None
     on_ready: Callable[[], None] | None = None
     """Called when everything is observed that was there at the start (`attach` only)."""
@@ -86,7 +88,7 @@ class RunningCommand:
             self._command = Command(
                 arguments,
                 signal_mask=self._signals.old_mask,
-                environment=_environment(self.directory) if options.python else None,
+                environment=_environment(self.directory, lines=options.lines) if options.python else None,
             )
             undo.callback(self._command.abandon)
             self._witness = Witness(FORWARDED)
@@ -157,13 +159,13 @@ class RunningCommand:
         return os.getpgid(self._command.pid) == os.getpgrp()
 
 
-def _environment(directory: Path) -> dict[str, str] | None:
+def _environment(directory: Path, *, lines: bool) -> dict[str, str] | None:
     """What lets the agent into Python processes; None where there is no agent."""
     if agent.missing():
         return None
     where = interpreters.directory(raw_directory(directory))
     where.mkdir(mode=0o700)
-    return agent.environment(where, os.environ)
+    return agent.environment(where, os.environ, lines=lines)
 
 
 def _source(options: Options, flags: Flag) -> Source:

@@ -249,13 +249,25 @@ TABLES: Mapping[str, tuple[Column, ...]] = MappingProxyType(
             ("process", "INTEGER", "whose"),
             ("version", "VARCHAR", "of CPython; hostile text"),
             ("refused", "VARCHAR", "why there are no objects of it, empty if there are; hostile text"),
+            ("no_lines", "VARCHAR", "why there are no lines of it, empty if there are; hostile text"),
             ("shutdown_ns", "BIGINT", "when it began to end, -1 if it was not seen to"),
+        ),
+        "lines": _table(
+            ("fault", "INTEGER", "row of faults; those of which the Python stack was noted"),
+            ("stack", "INTEGER", "key into stacks"),
+        ),
+        "stacks": _table(
+            ("stack", "INTEGER", "key"),
+            ("depth", "INTEGER", "0 innermost; 3 at most"),
+            ("file", "VARCHAR", "as the code object calls it; hostile text"),
+            ("function", "VARCHAR", "qualified name; hostile text"),
+            ("line", "INTEGER", "of the instruction that ran"),
         ),
     }
 )
 
 
-SINCE = MappingProxyType({"objects": 1, "types": 1, "interpreters": 1})
+SINCE = MappingProxyType(dict.fromkeys(("objects", "types", "interpreters", "lines", "stacks"), 1))
 """Tables that recordings of an earlier minor version do not have."""
 
 

@@ -41,6 +41,7 @@ _TITLES = {
     By.TIME: "By time",
     By.CAUSE: "By cause",
     By.TYPE: "By type of object",
+    By.LINE: "By Python line",
 }
 _FIRST = {
     By.PROCESS: "process",
@@ -49,6 +50,7 @@ _FIRST = {
     By.TIME: "from",
     By.CAUSE: "cause",
     By.TYPE: "type",
+    By.LINE: "line",
 }
 _SECOND = {
     By.PROCESS: "command line",
@@ -57,6 +59,7 @@ _SECOND = {
     By.TIME: "to",
     By.CAUSE: "types",
     By.TYPE: "causes",
+    By.LINE: "causes · types · function",
 }
 
 
@@ -120,6 +123,7 @@ def group_table(by: By, groups: list[Group], top: int, sharing: Sharing) -> Tabl
         By.FUNCTION: ("processes",),
         By.CAUSE: ("processes",),
         By.TYPE: ("processes",),
+        By.LINE: ("processes",),
     }.get(by, ())
     counts = ("copied" + mark["copied"], "size", "reused" + mark["reused"], "new" + mark["new"])
     columns = (_FIRST[by], *counts, *extra, _SECOND[by])
@@ -135,10 +139,10 @@ def _group_cells(by: By, group: Group) -> tuple[str, ...]:
     extra: tuple[str, ...] = ()
     if by is By.PROCESS:
         extra = (_count(group.shared_at_fork), _count(group.still_shared))
-    elif by in (By.FUNCTION, By.CAUSE, By.TYPE):
+    elif by in (By.FUNCTION, By.CAUSE, By.TYPE, By.LINE):
         extra = (_count(group.workers),)
     return (
-        escaped(group.name),
+        escaped(_short_line(group.name) if by is By.LINE else group.name),
         _count(group.copied),
         format_bytes(pages_to_bytes(group.copied)),
         _count(group.reused),
@@ -146,6 +150,15 @@ def _group_cells(by: By, group: Group) -> tuple[str, ...]:
         *extra,
         escaped(_short_file(group.detail) if by is By.FUNCTION else group.detail),
     )
+
+
+def _short_line(place: str) -> str:
+    """A Python file by its last directory and name: the full path stands in the JSON.
+
+    >>> _short_line("/usr/lib/python3/dist-packages/flask/app.py:12")
+    'flask/app.py:12'
+    """
+    return "/".join(place.rsplit("/", 2)[-2:])
 
 
 def _short_file(path: str) -> str:

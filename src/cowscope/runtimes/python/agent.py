@@ -16,7 +16,7 @@ INSIDE = Path(__file__).parent / "inside"
 """What the observed processes load; the recorder itself never does."""
 
 LIBRARY = INSIDE / "_cowscope_agent.abi3.so"
-DIRECTORY = "COWSCOPE_PYTHON"
+DIRECTORY, LINES = "COWSCOPE_PYTHON", "COWSCOPE_LINES"
 
 
 def missing() -> str:
@@ -41,11 +41,12 @@ def leave() -> None:
         loaded.write_to("")
 
 
-def environment(directory: Path, given: Mapping[str, str]) -> dict[str, str]:
-    """The environment `given` with what lets the agent in, to write into `directory`.
+def environment(directory: Path, given: Mapping[str, str], *, lines: bool = True) -> dict[str, str]:
+    """The environment `given` with what lets the agent in, to write into `directory`; without `lines` no lines.
 
     >>> environment(Path("/r"), {"PYTHONPATH": "lib"})["PYTHONPATH"].endswith("inside:lib")
     True
     """
     paths = [str(INSIDE), *filter(None, [given.get("PYTHONPATH", "")])]
-    return {**given, "PYTHONPATH": os.pathsep.join(paths), DIRECTORY: str(directory.absolute())}
+    added = {"PYTHONPATH": os.pathsep.join(paths), DIRECTORY: str(directory.absolute())}
+    return {**given, **added, **({} if lines else {LINES: "off"})}

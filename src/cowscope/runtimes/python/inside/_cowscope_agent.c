@@ -24,6 +24,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "lines.h"
+
 enum kind { OBJECT, LIST_ITEMS, DICT_KEYS, DICT_VALUES, SET_TABLE, FREE, TYPE };
 
 struct head {
@@ -509,12 +511,36 @@ static PyObject *census(PyObject *self, PyObject *argument)
 	return result;
 }
 
+static int wants_lines;
+
+/* Once in a process and its children: before its first fork nothing is shared. */
+static void start_lines(void)
+{
+	char path[3600];
+	const char *why;
+	int fd;
+
+	wants_lines = 0;
+	snprintf(path, sizeof path, "%s/lines.%ld", directory, (long)getpid());
+	why = lines_begin(path);
+	if (!why)
+		return;
+	snprintf(path, sizeof path, "%s/nolines.%ld", directory, (long)getpid());
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd >= 0 && write(fd, why, strlen(why)) < 0)
+		unlink(path);
+	if (fd >= 0)
+		close(fd);
+}
+
 /* Before each fork; never fails, since a program must not notice. Forks in quick succession share a census. */
 static PyObject *before_fork(PyObject *self, PyObject *unused)
 {
 	char path[3600];
 	PyObject *result;
 
+	if (directory[0] && wants_lines)
+		start_lines();
 	if (directory[0] && (!ended_at || now() - ended_at > LEAST_PAUSE_NS + PAUSE_PER_CENSUS * spent)) {
 		snprintf(path, sizeof path, "%s/objects.%ld.%u", directory, (long)getpid(), number++);
 		result = census_to(path);
@@ -585,7 +611,32 @@ static PyObject *note_shutdown(PyObject *self, PyObject *unused)
 	return Py_None;
 }
 
+static PyObject *said(const char *why)
+{
+	if (why)
+		return PyUnicode_FromString(why);
+	Py_INCREF(Py_None);
+	return Py_None;
+}
+
+static PyObject *prepare_lines(PyObject *self, PyObject *arguments)
+{
+	PyObject *code, *file, *name, *table;
+
+	if (!PyArg_ParseTuple(arguments, "OOOO", &code, &file, &name, &table))
+		return NULL;
+	return said(lines_prepare(minor, code, file, name, table));
+}
+
+static PyObject *want_lines(PyObject *self, PyObject *unused)
+{
+	wants_lines = 1;
+	return said(NULL);
+}
+
 static PyMethodDef methods[] = {
+	{"prepare_lines", prepare_lines, METH_VARARGS, "A running code object, its file, name and line table; why there are no lines."},
+	{"want_lines", want_lines, METH_NOARGS, "Note lines from the next fork on."},
 	{"census", census, METH_O, "List all objects in a file; the number of rows and the nanoseconds it took."},
 	{"before_fork", before_fork, METH_NOARGS, "A census, unless there was one a moment ago."},
 	{"after_fork", after_fork, METH_NOARGS, "Forget the parent's censuses."},

@@ -30,7 +30,7 @@ def reason_to_stay_out() -> str:
 
 def let_in(directory: str, here: str) -> None:
     """Have the agent list the objects in `directory` before each fork; what it is or why not goes there too."""
-    why = reason_to_stay_out()
+    why, no_lines = reason_to_stay_out(), ""
     if not why:
         try:
             import atexit
@@ -45,6 +45,10 @@ def let_in(directory: str, here: str) -> None:
             if agent.set_up(sys.version_info[1]):
                 os.register_at_fork(before=agent.before_fork, after_in_child=agent.after_fork)
                 atexit.register(agent.shutdown)
+                code = sys._getframe().f_code
+                no_lines = agent.prepare_lines(code, code.co_filename, code.co_qualname, code.co_linetable)
+                if not no_lines and os.environ.get("COWSCOPE_LINES") != "off":
+                    agent.want_lines()
             agent.write_to(directory)
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
@@ -53,7 +57,7 @@ def let_in(directory: str, here: str) -> None:
         fd = os.open(
             os.path.join(directory, f"python.{os.getpid()}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600
         )
-        os.write(fd, f"{version}\n{why}\n".encode("utf-8", "replace"))
+        os.write(fd, f"{version}\n{why}\n{no_lines or ''}\n".encode("utf-8", "replace"))
         os.close(fd)
     except OSError:
         pass
