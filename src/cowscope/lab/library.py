@@ -34,6 +34,7 @@ BACKINGS: dict[str, tuple[str, list[str]]] = {
     "swapped": ("", ["{p} mmap {n} 8 rw private anonymous", *_STORES, "{p} madvise {n}[0..3] pageout"]),
     "thp": ("", ["{p} mmap {n} 512 rw private anonymous", "{p} madvise {n} hugepage", *_STORES]),
     "hugetlb": ("", ["{p} mmap {n} 512 rw private anonymous hugetlb", *_STORES]),
+    "hugetlb-shared": ("", ["{p} mmap {n} 512 rw shared anonymous hugetlb", *_STORES]),
 }
 """Each backing: its file, if any, and its lines for process {p} and name {n}."""
 

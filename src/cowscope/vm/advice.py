@@ -17,7 +17,8 @@
 | COLD | not locked | nothing |
 | WILLNEED | | nothing |
 
-hugetlb mappings take DONTNEED (of whole pages; the rest of the range is left), DONTFORK and POPULATE alone.
+hugetlb mappings take DONTNEED (of whole pages; the rest of the range is left), REMOVE (likewise; the rest is zeroed),
+DONTFORK, DOFORK and POPULATE alone.
 
 Advice goes mapping by mapping. A gap is skipped, and the call fails in the end, all the rest done; a mapping
 that the advice does not fit ends the call, those before it done. So does lack of frames for pages to be taken apart:
@@ -35,7 +36,7 @@ from enum import IntEnum
 import numpy as np
 
 from cowscope.errors import Forbidden, InvalidArgument
-from cowscope.vm import huge
+from cowscope.vm import huge, hugetlb
 from cowscope.vm.calls import Gap, change, check_range, covering
 from cowscope.vm.entry import DIRTY, GUARD, SWAP, frames_of, without
 from cowscope.vm.hugetlb import unit_of
@@ -113,8 +114,6 @@ def madvise(space: AddressSpace, address: int, length: int, advice: Advice | int
 def _apply(space: AddressSpace, part: MappingRecord, advice: Advice) -> None:
     if advice in _FLAGS:
         clear, add = _FLAGS[advice]
-        if advice is Advice.DOFORK and part.flags & MappingFlag.HUGETLB:
-            raise InvalidArgument("hugetlb mappings cannot be asked to be in a child again")
         if advice is Advice.WIPEONFORK and part.flags & (_BACKED | MappingFlag.HUGETLB):
             raise InvalidArgument("only private anonymous memory can be wiped on fork")
         if advice is Advice.MERGEABLE and part.flags & (MappingFlag.SHARED | MappingFlag.HUGETLB):
@@ -130,7 +129,11 @@ def _dont_need(space: AddressSpace, part: MappingRecord) -> None:
     unit = unit_of(part.flags)
     if part.flags & MappingFlag.LOCKED or part.start % unit:
         raise InvalidArgument("locked memory, and from the midst of a huge page, cannot be discarded")
-    space.discard(part.start, (part.end - part.start) // unit * unit, keep_guards=True)
+    n_pages = (part.end - part.start) // unit * unit
+    if unit > 1:
+        hugetlb.discard(space, part.start, part.start + n_pages, part.flags)
+    else:
+        space.discard(part.start, n_pages, keep_guards=True)
 
 
 def _page_out(space: AddressSpace, part: MappingRecord) -> None:
@@ -164,7 +167,12 @@ def _remove(space: AddressSpace, part: MappingRecord) -> None:
         raise InvalidArgument("only what lies in the page cache and is not locked can be removed")
     if not part.flags & MappingFlag.SHARED or part.flags & MappingFlag.NEVER_WRITE:
         raise Forbidden("only a shared mapping that may become writable may remove pages of its file")
-    punch(space.memory, part.object, part.offset, part.offset + part.end - part.start)
+    unit, start, end = unit_of(part.flags), part.offset, part.offset + part.end - part.start
+    first, last = -(-start // unit) * unit, end // unit * unit
+    punch(space.memory, part.object, first, max(first, last))
+    if unit > 1:
+        hugetlb.zero(space.memory, part.object, start, min(first, end))
+        hugetlb.zero(space.memory, part.object, max(first, last), end)
 
 
 def _guard(space: AddressSpace, part: MappingRecord) -> None:

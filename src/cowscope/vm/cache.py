@@ -7,24 +7,26 @@ map them; each mapping of a frame counts, and the cache itself holds one referen
 |---|---|
 | named by the caller (1 and up) | never: the cache keeps them |
 | unnamed (below 0) | when no mapping of any space shows a page of the object any more |
+| hugetlb | likewise; whole huge pages, which go back to their pool |
 
 Of some objects more is known, by `known`: how long they are, so that pages beyond can be refused, and which
 pages are cached, so that faults may map neighbours. Of the others nobody here knows what they hold (who replays
 a recording): they read as zeros, have no end, and a fault maps one page.
 
 Source: `struct address_space`, `filemap_get_folio`, `shmem_get_folio`, `truncate_inode_pages_range`.
-Not modelled: eviction, readahead, folios of several pages.
+Not modelled: eviction, readahead, folios of several pages but those of hugetlb (`cowscope.vm.hugetlb`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from cowscope.units import PAGE_SIZE
 from cowscope.vm.columns import Ints, grown
 from cowscope.vm.entry import PRESENT, entries_for, frames_of
+from cowscope.vm.folios import Folios, Pool
 from cowscope.vm.frames import Frames
 from cowscope.vm.rules import FrameFlag
 from cowscope.vm.tables import END_OF_SPACE, PageTables, SparseTable
@@ -37,6 +39,10 @@ class KnownObject:
     n_bytes: int
     tracked: bool = False
     page_size: int = PAGE_SIZE
+    pool: Pool | None = None
+    """The hugetlb pool that its pages come from."""
+    promised: set[int] = field(default_factory=set)
+    """First base pages of the huge pages that it was promised and does not have yet."""
 
     @property
     def n_pages(self) -> int:
@@ -56,9 +62,10 @@ class PageCache:
     True
     """
 
-    def __init__(self, frames: Frames) -> None:
-        """Start with nothing cached."""
+    def __init__(self, frames: Frames, folios: Folios | None = None) -> None:
+        """Start with nothing cached; `folios` are those of `frames`."""
         self._frames = frames
+        self._folios = Folios(frames) if folios is None else folios
         self.tables = PageTables()
         self._pages: dict[int, SparseTable] = {}
         self._shown: Ints = np.zeros(16, np.int64)
@@ -67,8 +74,8 @@ class PageCache:
         self.known: dict[int, KnownObject] = {}
 
     def parts(self) -> list[object]:
-        """All that changes when a page is fetched: the cache itself, its pool of tables, and each object's table."""
-        return [self, self.tables, *self._pages.values()]
+        """All that changes when a page is fetched: the cache itself, its tables, each object and its table."""
+        return [self, self.tables, *self._pages.values(), *self.known.values()]
 
     def new_file(self, known: KnownObject) -> int:
         """The number of a new file of known length, far above those that callers name files by."""
@@ -102,14 +109,18 @@ class PageCache:
     def _drop(self, number: int) -> None:
         self.drop(number, 0)
         self._pages.pop(number, None)
-        self.known.pop(number, None)
+        known = self.known.pop(number, None)
+        if known is not None and known.pool is not None:
+            known.pool.reserved -= len(known.promised)
 
     def drop(self, number: int, start: int, end: int = END_OF_SPACE) -> None:
         """Forget the cached pages `start` to before `end` of an object; nobody maps them any more."""
         table = self._pages.get(number)
         if table is not None:
             _, slots = table.occupied(start, end)
-            self._frames.forget(frames_of(self.tables.entries[slots]))
+            frames = frames_of(self.tables.entries[slots])
+            self._frames.forget(frames)
+            self._folios.uncached(frames)
             self.tables.entries[slots] = 0
             table.prune(start, end)
 
@@ -144,6 +155,12 @@ class PageCache:
         self._frames.others[fresh] = 1
         self.tables.entries[missing] = entries_for(fresh, PRESENT)
         return frames_of(self.tables.entries[slots])
+
+    def keep(self, objects: Ints, offsets: Ints, frames: Ints) -> None:
+        """Let `frames`, which nobody maps yet, hold the pages, which were not cached."""
+        slots = self._slots(objects, offsets, create=True)  # first: it may replace the pool
+        self._frames.others[frames] += 1
+        self.tables.entries[slots] = entries_for(frames, PRESENT)
 
     def _slots(self, objects: Ints, offsets: Ints, *, create: bool) -> Ints:
         slots = np.zeros(len(objects), np.int64)

@@ -7,6 +7,7 @@
 | mprotect | those that differ: split, changed, merged; a gap ends the call there | see `AddressSpace.protect` |
 | brk | the heap grows (joins the mapping before it) or shrinks | dropped |
 | mlock, munlock | split, marked, merged | all faulted in (`cowscope.vm.populate`); all are marked though one cannot be |
+| the same, hugetlb | never marked | likewise |
 
 VM_ACCOUNT, which decides about merging: set by mmap and mprotect on private writable memory; mprotect takes it
 off memory that was never written.
@@ -85,30 +86,42 @@ def mmap(
     if huge not in (1, hugetlb.HUGE, hugetlb.GIGANTIC):
         raise InvalidArgument(f"no huge page has {huge} base pages")
     if huge > 1:
-        extra |= hugetlb.flags_for(space, huge, plain=file is None and not shared)
+        if file is not None:
+            raise InvalidArgument("a file of ordinary pages has no huge ones")
+        extra |= hugetlb.flags_for(space, huge, shared=shared)
         length = -(-length // (huge * space.layout.page_size)) * huge * space.layout.page_size
     start, n_pages = _place(space, length, address, fixed, replace, file is None and not shared, huge)
-    flags = check_protection(protection) | _SHARED * shared | _LOCKED * locked | extra
+    flags = check_protection(protection) | _SHARED * shared | _LOCKED * (locked and huge == 1) | extra
     if not shared and huge == 1 and flags & (_WRITE | _NO_RESERVE) == _WRITE:
         flags |= _ACCOUNT
+    reserved = huge > 1 and not flags & _NO_RESERVE
+    if reserved:
+        hugetlb.check_room(space, n_pages // huge, huge)
     object_, offset = 0, start
     if file is not None:
         flags |= _file_flags(space, file, flags, n_pages)
         object_, offset = file.number, file.offset >> space.layout.page_shift
     elif shared:
         flags |= _UNTRACKED
-        size = space.layout.page_size
-        object_, offset = space.memory.cache.new_object(KnownObject(n_pages * size, page_size=size)), 0
-    if huge > 1 and not flags & _NO_RESERVE:
-        hugetlb.check_room(space, n_pages // huge, huge)
+        object_, offset = _new_object(space, n_pages, huge, reserved), 0
     space.unmap(start, n_pages)
-    if huge > 1 and not flags & _NO_RESERVE:
+    if reserved and not shared:
         hugetlb.reserve(space, start, start + n_pages, huge)
     space.insert(MappingRecord(start, start + n_pages, flags, 0, object_, offset))
     merge(space.mappings, start)
     if populated or locked:
         populate(space, start, start + n_pages)
     return start << space.layout.page_shift
+
+
+def _new_object(space: AddressSpace, n_pages: int, huge: int, reserved: bool) -> int:
+    """The number of what is behind a new shared mapping of no file."""
+    size = space.layout.page_size
+    if huge > 1:
+        known = hugetlb.shared_object(space.memory, n_pages, huge, reserved=reserved)
+    else:
+        known = KnownObject(n_pages * size, page_size=size)
+    return space.memory.cache.new_object(known)
 
 
 def _place(
@@ -261,6 +274,7 @@ def mlock(space: AddressSpace, address: int, length: int, *, locked: bool = True
     if address < 0 or length < 0 or end << space.layout.page_shift > space.layout.end:
         raise InvalidArgument(f"{length:#x} bytes at {address:#x} lie outside of the address space")
     for part in covering(space, start, end):
-        change(space, part, part.flags & ~_LOCKED | _LOCKED * locked)
+        if not part.flags & int(MappingFlag.HUGETLB):
+            change(space, part, part.flags & ~_LOCKED | _LOCKED * locked)
     if locked:
         populate_locked(space, start, end)

@@ -6,6 +6,7 @@
 | slots | two, each for one address space and its count; a third space is not tracked |
 | shared | set when a second space takes a slot; cleared when one slot's count is the large map count again |
 | freed | all pages together, when nothing maps any of them; until then unmapped pages are dead weight |
+| cached (shared hugetlb) | freed when the page cache has let go of it, too |
 | write to a page that is not exclusive | reused iff large map count > 1, not shared, and nobody holds any page of it |
 
 So a page copied by one side is copied by the other too, while both map other pages of the folio; and a space
@@ -19,7 +20,6 @@ Not modelled: splitting of folios under memory pressure (`deferred_split_folio`)
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,10 +27,28 @@ from cowscope.vm.columns import Ints
 from cowscope.vm.frames import Frames
 from cowscope.vm.rules import FrameFlag
 
-if TYPE_CHECKING:
-    from cowscope.vm.hugetlb import Pool
-
 _OWN = int(FrameFlag.ANON | FrameFlag.EXCLUSIVE)
+
+
+@dataclass(slots=True)
+class Pool:
+    """hugetlb pages of one size: `free` ones, of which `reserved` are promised to somebody."""
+
+    free: int
+    reserved: int = 0
+
+    def take(self, *, promised: bool) -> bool:
+        """Take a page out for somebody who was `promised` one or not; False if none is left.
+
+        >>> pool = Pool(free=2, reserved=2)
+        >>> pool.take(promised=False), pool.take(promised=True), pool
+        (False, True, Pool(free=1, reserved=1))
+        """
+        if not promised and self.free <= self.reserved:
+            return False
+        self.free -= 1
+        self.reserved -= promised
+        return True
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +61,8 @@ class Folio:
     shared: bool = False
     pool: Pool | None = None
     """The hugetlb pool that it comes from."""
+    cached: bool = False
+    """Whether the page cache keeps it, mapped or not."""
 
     def add(self, space: int, count: int) -> None:
         """`count` more entries of `space` map pages of it.
@@ -108,6 +128,22 @@ class Folios:
         self._of.update(dict.fromkeys(frames.tolist(), folio))
         return frames
 
+    def allocate_cached(self, order: int, pool: Pool) -> Ints:
+        """The frames of a new folio for the page cache, which nobody maps yet."""
+        frames = self._frames.allocate(1 << order, int(FrameFlag.FILE))
+        self._frames.map_counts[frames] = 0
+        self._frames.others[frames] += 1
+        self._of.update(dict.fromkeys(frames.tolist(), Folio(frames, pool=pool, cached=True)))
+        return frames
+
+    def uncached(self, frames: Ints) -> None:
+        """The page cache let go of `frames`; folios among them that nobody maps are freed."""
+        for folio in self.counted(frames):
+            folio.cached = False
+            if not folio.large_map_count:
+                self._doomed.append(folio)
+        self.settle()
+
     def of(self, frame: int) -> Folio | None:
         """The folio that a frame is part of."""
         return self._of.get(frame)
@@ -137,7 +173,7 @@ class Folios:
         """One entry of `space` less for each of `frames`; `settle` frees folios that nothing maps then."""
         for folio, count in self.counted(frames).items():
             folio.remove(space, count)
-            if not folio.large_map_count:
+            if not folio.large_map_count and not folio.cached:
                 self._doomed.append(folio)
 
     def counted(self, frames: Ints) -> dict[Folio, int]:

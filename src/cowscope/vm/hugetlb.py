@@ -1,6 +1,6 @@
 """hugetlb: huge pages from a pool, 2 MiB or 1 GiB, shared and copied whole.
 
-| event | effect |
+| event, private memory | effect |
 |---|---|
 | mmap | reserves all pages for the one who maps (`NoMemory` if the pool has too few left), or none (MAP_NORESERVE) |
 | any first touch | a zeroed page, exclusive, read-only if it was a read; no page left: BUS_ERROR |
@@ -10,44 +10,49 @@
 | likewise, none left, by the one who mapped it | the others lose the page (their next touch: BUS_ERROR), it is reused |
 | likewise, by a child | BUS_ERROR |
 | mprotect | never gives W back at once |
+| MADV_DONTNEED by the one who mapped it, nobody else maps the page | back to the pool, and reserved again |
 | munmap, mprotect | only at borders of huge pages |
 
-Kept as huge rows (`cowscope.vm.huge`), a 1 GiB page as 512 of them.
-Source: `hugetlb_fault`, `hugetlb_no_page`, `hugetlb_wp`, `unmap_ref_private`, `hugetlb_reserve_pages`.
-Not modelled: MAP_SHARED, pins and unsharing, surplus pages, files on hugetlbfs.
+| event, shared memory | effect |
+|---|---|
+| mmap | likewise, but the promise is the object's: kept until nothing shows the object any more |
+| any first touch | the object's page, out of the pool if it has none there; writable at once where the mapping is |
+| fork | the child has no entries, and maps the same pages when it touches them |
+| MADV_DONTNEED, munmap of a part | the object keeps its pages |
+| MADV_REMOVE | pages that lie whole in the range go back to the pool, reserved no more; parts of others are zeroed |
+| nothing shows any page of the object | pages go back to the pool, promises are given up |
+
+Kept as huge rows (`cowscope.vm.huge`), a 1 GiB page as 512 of them; shared ones in the page cache, too.
+Source: `hugetlb_no_page`, `hugetlb_wp`, `unmap_ref_private`, `hugetlb_reserve_pages`, `hugetlbfs_punch_hole`.
+Not modelled: pins and unsharing, surplus pages, files on hugetlbfs; that Linux 6.18 counts one promise too few as
+long as a child maps a page that the one who mapped it has let go of (HugePages_Rsvd falls below zero).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cowscope.errors import InvalidArgument, NoMemory, NotModelled
+from cowscope.errors import InvalidArgument, NoMemory
+from cowscope.vm.cache import KnownObject
 from cowscope.vm.columns import Ints
-from cowscope.vm.entry import ACCESSED, OWNED, WRITABLE, entries_for, frames_of, without
-from cowscope.vm.folios import Folio
+from cowscope.vm.entry import ACCESSED, OWNED, READ, WRITABLE, entries_for, frames_of, without
+from cowscope.vm.folios import Folio, Pool
 from cowscope.vm.rules import FrameFlag, MappingFlag, Outcome
 from cowscope.vm.tables import LEAF_SHIFT, LEAF_SIZE
 
 if TYPE_CHECKING:
+    from cowscope.vm.memory import Memory
     from cowscope.vm.spaces import AddressSpace
 
 HUGE, GIGANTIC = 1 << 9, 1 << 18
 """Base pages in a page of 2 MiB and of 1 GiB."""
 
 _HUGETLB, _GIGANTIC = int(MappingFlag.HUGETLB), int(MappingFlag.GIGANTIC)
-_WRITE, _OWNER = int(MappingFlag.WRITE), int(MappingFlag.RESERVE_OWNER)
+_WRITE, _SHARED = int(MappingFlag.WRITE), int(MappingFlag.SHARED)
+_OWNER = int(MappingFlag.RESERVE_OWNER)
 _EXCLUSIVE = int(FrameFlag.EXCLUSIVE)
-
-
-@dataclass(slots=True)
-class Pool:
-    """The pages of one size: `free` ones, of which `reserved` are promised to somebody."""
-
-    free: int
-    reserved: int = 0
 
 
 def unit_of(flags: int) -> int:
@@ -61,31 +66,59 @@ def unit_of(flags: int) -> int:
     return GIGANTIC if flags & _GIGANTIC else HUGE
 
 
-def flags_for(space: AddressSpace, unit: int, *, plain: bool) -> int:
-    """The flags of a new mapping of pages of `unit` base pages; only `plain` (private anonymous) ones are modelled."""
-    if not plain:
-        raise NotModelled("hugetlb memory that is shared, or of a file")
-    _pool(space, unit)
-    return _HUGETLB | _OWNER | _GIGANTIC * (unit == GIGANTIC)
+def flags_for(space: AddressSpace, unit: int, *, shared: bool) -> int:
+    """The flags of a new mapping of pages of `unit` base pages."""
+    _pool(space.memory, unit)
+    return _HUGETLB | _OWNER * (not shared) | _GIGANTIC * (unit == GIGANTIC)
 
 
 def check_room(space: AddressSpace, wanted: int, unit: int) -> None:
     """`NoMemory` unless that many pages are left that nobody was promised."""
-    pool = _pool(space, unit)
+    pool = _pool(space.memory, unit)
     if pool.free - pool.reserved < wanted:
         raise NoMemory(f"{wanted} huge pages are wanted, and {pool.free - pool.reserved} left")
 
 
 def reserve(space: AddressSpace, start: int, end: int, unit: int) -> None:
-    """Promise a page for each `unit` of a new mapping; who asks has looked for room."""
-    _pool(space, unit).reserved += (end - start) // unit
+    """Promise a page for each `unit` of a new private mapping; who asks has looked for room."""
+    _pool(space.memory, unit).reserved += (end - start) // unit
     space.reserves.update(dict.fromkeys(range(start, end, unit), unit))
+
+
+def shared_object(memory: Memory, n_pages: int, unit: int, *, reserved: bool) -> KnownObject:
+    """What is behind a new shared mapping, with a page promised for each `unit`; who asks has looked for room."""
+    size, pool = memory.frames.page_size, _pool(memory, unit)
+    promised = set(range(0, n_pages, unit)) if reserved else set()
+    pool.reserved += len(promised)
+    return KnownObject(n_pages * size, page_size=size, pool=pool, promised=promised)
 
 
 def cancel(space: AddressSpace, start: int, end: int) -> None:
     """Nobody will need the promises between two pages any more."""
     for first in [first for first in space.reserves if start <= first < end]:
-        _pool(space, space.reserves.pop(first)).reserved -= 1
+        _pool(space.memory, space.reserves.pop(first)).reserved -= 1
+
+
+def discard(space: AddressSpace, start: int, end: int, flags: int) -> None:
+    """MADV_DONTNEED: the owner of private memory is promised the pages again that go back to the pool."""
+    unit = unit_of(flags)
+    touched = np.unique(space.present_pages(start, end) // unit * unit).tolist() if flags & _OWNER else []
+    pool = _pool(space.memory, unit)
+    for first in touched:
+        free = pool.free
+        space.discard(first, unit)
+        if pool.free > free:
+            reserve(space, first, first + unit, unit)
+    space.discard(start, end - start)
+
+
+def zero(memory: Memory, number: int, start: int, end: int) -> None:
+    """Fill what an object has there with zeros; its pages stay (`hugetlbfs_zero_partial_page`)."""
+    offsets = np.arange(start, end)
+    frames = memory.cache.peek(np.full(len(offsets), number), offsets)
+    for frame in frames[frames != 0].tolist():
+        if frame in memory.frames.contents:
+            memory.frames.write(frame, 0, bytes(memory.frames.page_size))
 
 
 def check_borders(space: AddressSpace, start: int, end: int) -> None:
@@ -97,8 +130,8 @@ def check_borders(space: AddressSpace, start: int, end: int) -> None:
                 raise InvalidArgument(f"page {page:#x} lies within a huge page")
 
 
-def _pool(space: AddressSpace, unit: int) -> Pool:
-    pool = space.memory.pools.get(unit)
+def _pool(memory: Memory, unit: int) -> Pool:
+    pool = memory.pools.get(unit)
     if pool is None:
         raise NoMemory(f"there is no pool of pages of {unit} base pages")
     return pool
@@ -110,6 +143,8 @@ def before_access(space: AddressSpace, page: int, flags: int, *, write: bool) ->
     first = page - page % unit
     slots = space.table.slots(np.arange(first, first + unit), create=True)
     entries = memory.tables.entries[slots]
+    if flags & _SHARED:
+        return None if entries[0] else _map_shared(space, first, slots, flags)
     if not entries[0]:
         fresh = _take(space, first, unit)
         if fresh is None:
@@ -139,15 +174,30 @@ def before_access(space: AddressSpace, page: int, flags: int, *, write: bool) ->
 
 def _take(space: AddressSpace, first: int, unit: int) -> Ints | None:
     """The frames of a huge page out of the pool, promised or not."""
-    pool = _pool(space, unit)
-    if first in space.reserves:
-        del space.reserves[first]
-        pool.reserved -= 1
-    elif pool.free <= pool.reserved:
+    pool = _pool(space.memory, unit)
+    if not pool.take(promised=space.reserves.pop(first, 0) > 0):
         return None
-    pool.free -= 1
     order = unit.bit_length() - 1
     return space.memory.folios.allocate(order, space=space.id, count=unit // LEAF_SIZE, pool=pool)
+
+
+def _map_shared(space: AddressSpace, first: int, slots: Ints, flags: int) -> Outcome:
+    memory = space.memory
+    objects, offsets = space.mappings.backing(np.arange(first, first + len(slots)))
+    frames = memory.cache.peek(objects, offsets)
+    if not frames[0]:
+        known, offset = memory.cache.known[int(objects[0])], int(offsets[0])
+        pool, promised = _pool(memory, len(slots)), offset in known.promised
+        if not pool.take(promised=promised):
+            return Outcome.BUS_ERROR
+        known.promised.discard(offset)
+        frames = memory.folios.allocate_cached(len(slots).bit_length() - 1, pool)
+        memory.cache.keep(objects, offsets, frames)
+    memory.frames.map(frames)
+    memory.folios.mapped(space.id, frames[::LEAF_SIZE])
+    memory.tables.entries[slots] = entries_for(frames, OWNED if flags & _WRITE else READ)
+    memory.tables.huge.update((slots[::LEAF_SIZE] >> LEAF_SHIFT).tolist())
+    return Outcome.MAPPED
 
 
 def _map(space: AddressSpace, slots: Ints, frames: Ints, *, writable: bool) -> None:

@@ -11,6 +11,8 @@
 | references | those that are not mappings are the page cache's, swap entries', holds from outside |
 | swap | a frame on swap is mapped by nobody; a swap entry or a guard marker is never writable |
 | folios | the large map count is the number of entries, a huge row counted once; a slot counts its space's |
+| cached folios | the page cache keeps all of their pages, or none |
+| promises | of a pool: as many as spaces and objects were made and have not used, and no more than it has pages |
 | huge rows | all 512 entries name one folio, or the zero page, and are writable together or not |
 | coverage | an entry lies in a mapping, and is writable only where the mapping is |
 
@@ -59,9 +61,7 @@ def check(machine: Machine) -> None:
     )
     _check_tables(machine)
     _check_folios(machine)
-    for unit, pool in machine.memory.pools.items():
-        promised = sum(size == unit for s in machine.spaces.values() for size in s.reserves.values())
-        assert pool.reserved == promised <= pool.free, (unit, pool, promised)
+    _check_pools(machine)
 
 
 def _require(holds: Bools, law: str, *values: Ints) -> None:
@@ -140,10 +140,22 @@ def _check_folios(machine: Machine) -> None:
                 folio = memory.folios.of(frame)
                 if folio is not None:
                     counted[folio][space.id] += 1
+    cached = set(memory.cache.cached().tolist())
     for folio, by_space in counted.items():
-        assert folio.large_map_count == by_space.total() > 0, (folio.large_map_count, by_space)
+        assert folio.large_map_count == by_space.total(), (folio.large_map_count, by_space)
+        assert folio.large_map_count or folio.cached, "a folio that nobody has"
+        n_cached = sum(frame in cached for frame in folio.frames.tolist())
+        assert n_cached == folio.cached * len(folio.frames), (n_cached, folio.cached)
         assert len(folio.slots) <= 2, folio.slots
         assert all(by_space[space] == count for space, count in folio.slots.items()), (folio.slots, by_space)
+
+
+def _check_pools(machine: Machine) -> None:
+    memory = machine.memory
+    for unit, pool in memory.pools.items():
+        promised = sum(size == unit for s in machine.spaces.values() for size in s.reserves.values())
+        promised += sum(len(known.promised) for known in memory.cache.known.values() if known.pool is pool)
+        assert pool.reserved == promised <= pool.free, (unit, pool, promised)
 
 
 def _check_huge_row(row: int, entries: Entries, folios: list[Folio | None]) -> None:

@@ -27,8 +27,9 @@ from cowscope.vm.arguments import batch, checked, column, decisions, number
 from cowscope.vm.columns import Outcomes
 from cowscope.vm.events import Event
 from cowscope.vm.files import File
+from cowscope.vm.folios import Pool
 from cowscope.vm.frames import Frames
-from cowscope.vm.hugetlb import GIGANTIC, HUGE, Pool
+from cowscope.vm.hugetlb import GIGANTIC, HUGE
 from cowscope.vm.memory import Memory
 from cowscope.vm.policies import POLICIES, Policy
 from cowscope.vm.process import Process

@@ -12,7 +12,7 @@ from cowscope.vm.architecture import ARCHITECTURES, Architecture
 from cowscope.vm.cache import PageCache
 from cowscope.vm.columns import Ints
 from cowscope.vm.events import Event
-from cowscope.vm.folios import Folios
+from cowscope.vm.folios import Folios, Pool
 from cowscope.vm.frames import Frames
 from cowscope.vm.policies import POLICIES, Policy
 from cowscope.vm.shadows import Shadows
@@ -20,7 +20,6 @@ from cowscope.vm.tables import LEAF_SIZE, PageTables
 from cowscope.vm.tlb import Tlb
 
 if TYPE_CHECKING:
-    from cowscope.vm.hugetlb import Pool
     from cowscope.vm.spaces import AddressSpace
 
 
@@ -73,9 +72,9 @@ class Memory:
 
     def __post_init__(self) -> None:
         """The page cache lives in the same frames."""
-        self.cache = PageCache(self.frames)
-        self.shadows = Shadows(self.frames)
         self.folios = Folios(self.frames)
+        self.cache = PageCache(self.frames, self.folios)
+        self.shadows = Shadows(self.frames)
 
     @property
     def one_by_one(self) -> bool:

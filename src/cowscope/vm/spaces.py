@@ -364,9 +364,9 @@ class AddressSpace:
         objects, _ = self.mappings.backing(pages)
         return np.isin(objects, list(self.memory.cache.known))
 
-    def present_pages(self) -> Ints:
-        """The pages that have an entry, ascending."""
-        pages, slots = self.table.occupied(look=True)
+    def present_pages(self, start: int = 0, end: int = END_OF_SPACE) -> Ints:
+        """The pages from `start` to before `end` that have an entry, ascending."""
+        pages, slots = self.table.occupied(start, end, look=True)
         present: Ints = pages[(self.memory.tables.entries[slots] & PRESENT) != 0]
         return present
 
