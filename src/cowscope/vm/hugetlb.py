@@ -12,6 +12,7 @@
 | mprotect | never gives W back at once |
 | MADV_DONTNEED by the one who mapped it, nobody else maps the page | back to the pool, and reserved again |
 | munmap, mprotect | only at borders of huge pages |
+| mremap | promises and the right to take pages from children move along; a rest of the mapping loses that right |
 
 | event, shared memory | effect |
 |---|---|
@@ -25,7 +26,8 @@
 Kept as huge rows (`cowscope.vm.huge`), a 1 GiB page as 512 of them; shared ones in the page cache, too.
 Source: `hugetlb_no_page`, `hugetlb_wp`, `unmap_ref_private`, `hugetlb_reserve_pages`, `hugetlbfs_punch_hole`.
 Not modelled: pins and unsharing, surplus pages, files on hugetlbfs; that Linux 6.18 counts one promise too few as
-long as a child maps a page that the one who mapped it has let go of (HugePages_Rsvd falls below zero).
+long as a child maps a page that the one who mapped it has let go of (HugePages_Rsvd falls below zero); a page taken
+from a child that has moved it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cowscope.errors import InvalidArgument, NoMemory
+from cowscope.errors import InvalidArgument, NoMemory, NotModelled
 from cowscope.vm.cache import KnownObject
 from cowscope.vm.columns import Ints
 from cowscope.vm.entry import ACCESSED, OWNED, READ, WRITABLE, entries_for, frames_of, without
@@ -97,6 +99,22 @@ def cancel(space: AddressSpace, start: int, end: int) -> None:
     """Nobody will need the promises between two pages any more."""
     for first in [first for first in space.reserves if start <= first < end]:
         _pool(space.memory, space.reserves.pop(first)).reserved -= 1
+
+
+def check_rest(space: AddressSpace, start: int, end: int) -> None:
+    """`NotModelled` if what lies beside the range in the same mapping was promised pages that it has not touched."""
+    row = int(space.mappings.lookup(np.array([start]))[0])
+    whole = range(int(space.mappings.start[row]), int(space.mappings.end[row]))
+    if any(first in whole and not start <= first < end for first in space.reserves):
+        raise NotModelled("hugetlb memory that moves away from a rest with untouched pages")
+
+
+def hand_over(space: AddressSpace, start: int, end: int, to: int) -> None:
+    """What a part of a mapping showed is shown by a mapping at `to` now (`clear_vma_resv_huge_pages`)."""
+    for first in [first for first in space.reserves if start <= first < end]:
+        space.reserves[first - start + to] = space.reserves.pop(first)
+    row = int(space.mappings.lookup(np.array([start]))[0])
+    space.mappings.update(int(space.mappings.start[row]), int(space.mappings.end[row]), clear=_OWNER)
 
 
 def discard(space: AddressSpace, start: int, end: int, flags: int) -> None:

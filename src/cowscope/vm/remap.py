@@ -8,12 +8,14 @@
 | longer, no room, or a given place | all moves: mapping, entries (unchanged: same frames, W, marks), history |
 | MREMAP_DONTUNMAP | as a move, but the old mapping stays, empty and unlocked; moved whole, it has no `anon_vma` left |
 | old length 0, shared | a second mapping of the same object |
+| hugetlb | whole huge pages, lengths rounded up; never longer, no MREMAP_DONTUNMAP; promises move along |
 
 What moves keeps its place in its backing (private memory that was never written takes the new address for one),
 and is merged with its neighbours there while the old place is still mapped, even with that.
 
 Source: `do_mremap`, `check_mremap_params`, `remap_move`, `expand_vma_in_place`, `move_vma`, `copy_vma`, `move_page_tables`.
-Not modelled: hugetlb memory that moves or shrinks, limits.
+Not modelled: a part of private hugetlb memory that moves away from a rest with pages promised and not touched (the
+kernel forgets those promises), limits.
 """
 
 from __future__ import annotations
@@ -22,17 +24,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from cowscope.errors import BadAddress, InvalidArgument, NoMemory, NotModelled
-from cowscope.vm import layout
+from cowscope.errors import BadAddress, InvalidArgument, NoMemory
+from cowscope.vm import hugetlb, layout
 from cowscope.vm.calls import choose
-from cowscope.vm.hugetlb import unit_of
 from cowscope.vm.mappings import MappingRecord
 from cowscope.vm.merging import merge
 from cowscope.vm.populate import populate
 from cowscope.vm.rules import MappingFlag
 from cowscope.vm.spaces import AddressSpace
 
-_LOCKED = int(MappingFlag.LOCKED)
+_LOCKED, _HUGETLB = int(MappingFlag.LOCKED), int(MappingFlag.HUGETLB)
 _BACKED = int(MappingFlag.SHARED | MappingFlag.FILE)
 
 
@@ -50,12 +51,17 @@ def mremap(
     old, new = space.layout.pages(old_length), space.layout.pages(new_length)
     _check(space, address, old_length, new_length, new_address, may_move, dont_unmap)
     start = address >> space.layout.page_shift
-    _check_hugetlb(space, start, old, new, new_address)
     if new_address is not None and old == new:
         _move_all(space, start, start + old, new_address >> space.layout.page_shift, dont_unmap)
         return new_address
+    to = start if new_address is None else new_address >> space.layout.page_shift
+    _record(space, start, 1)
+    old, new = _in_huge_pages(space, start, old, new, to, dont_unmap)
     stays = new_address is None and not dont_unmap
+    if new_address is not None:
+        hugetlb.check_borders(space, to, to + new)
     if new < old:
+        hugetlb.check_borders(space, start + new, start + old)
         _record(space, start, 1 if stays else new)
         space.unmap(start + new, old - new)
         old = new
@@ -69,8 +75,6 @@ def mremap(
         raise NoMemory(f"no room for {new} pages at {address:#x}, and it may not move")
     if new_address is None:
         to = choose(space, 0, new, anonymous=not record.flags & _BACKED)
-    else:
-        to = new_address >> space.layout.page_shift
     space.unmap(to, new)
     _move(space, start, old, new, to, dont_unmap)
     return to << space.layout.page_shift
@@ -119,20 +123,27 @@ def _move_all(space: AddressSpace, start: int, end: int, to: int, dont_unmap: bo
         raise BadAddress(f"nothing is mapped at {start << space.layout.page_shift:#x}")
     for part in parts:
         there, n_pages = part.start - start + to, part.end - part.start
+        n_pages, _ = _in_huge_pages(space, part.start, n_pages, n_pages, there, dont_unmap)
+        hugetlb.check_borders(space, there, there + n_pages)
         space.unmap(there, n_pages)
         _move(space, part.start, n_pages, n_pages, there, dont_unmap)
 
 
-def _check_hugetlb(space: AddressSpace, start: int, old: int, new: int, new_address: int | None) -> None:
-    """Huge pages move only as such, and never grow (`align_hugetlb`)."""
-    found = space.mappings.clipped(start, start + max(old, 1))
-    units = {unit_of(part.flags) for part in found} - {1}
-    if not units:
-        return
-    unit, to = max(units), start if new_address is None else new_address >> space.layout.page_shift
-    if start % unit or to % unit or -(-new // unit) > -(-old // unit):
+def _in_huge_pages(
+    space: AddressSpace, start: int, old: int, new: int, to: int, dont_unmap: bool
+) -> tuple[int, int]:
+    """Both lengths, in whole pages of the mapping at `start`; hugetlb memory moves only as such (`align_hugetlb`)."""
+    unit = hugetlb.unit_of(int(space.mappings.flags_at(np.array([start]))[0]))
+    if unit == 1:
+        return old, new
+    old, new = -(-old // unit) * unit, -(-new // unit) * unit
+    if start % unit or to % unit or new > old:
         raise InvalidArgument(f"hugetlb memory moves by pages of {unit} base pages, and does not grow")
-    raise NotModelled("mremap of hugetlb pages")
+    if dont_unmap:
+        raise InvalidArgument("hugetlb memory that moves does not stay")
+    if to != start:
+        hugetlb.check_rest(space, start, start + old)
+    return old, new
 
 
 def _grown_in_place(space: AddressSpace, record: MappingRecord, end: int, more: int) -> bool:
@@ -158,6 +169,8 @@ def _move(space: AddressSpace, start: int, old: int, new: int, to: int, dont_unm
     taken = space.take(start, start + old)
     space.insert(replace(record, start=to, end=to + new, offset=offset))
     space.give(to - start, taken)
+    if record.flags & _HUGETLB:
+        hugetlb.hand_over(space, start, start + old, to)
     merge(space.mappings, to)
     if old and dont_unmap:
         merged_with_itself = len(set(space.mappings.lookup(np.array([start, to])).tolist())) == 1
