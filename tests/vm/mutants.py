@@ -18,6 +18,7 @@ from tests.vm import (
     test_vm_frames,
     test_vm_huge,
     test_vm_hugetlb,
+    test_vm_hugetlb_shared,
     test_vm_memory_runs_out,
     test_vm_rules,
 )
@@ -284,7 +285,7 @@ MUTANTS = (
         hugetlb,
         "OWNED",
         READ,
-        test_vm_hugetlb.test_shared_pages_are_one_for_all_and_writable_at_once,
+        test_vm_hugetlb_shared.test_shared_pages_are_one_for_all_and_writable_at_once,
     ),
     _watched(
         "hugetlb-shared-goes",
@@ -292,7 +293,23 @@ MUTANTS = (
         Folio,
         "cached",
         property(lambda folio: False, _nothing),
-        test_vm_hugetlb.test_a_shared_object_keeps_its_pages_until_nothing_shows_it,
+        test_vm_hugetlb_shared.test_a_shared_object_keeps_its_pages_until_nothing_shows_it,
+    ),
+    _watched(
+        "hugetlb-pinned-is-shared",
+        "§5.3: fork shares a pinned page",
+        hugetlb,
+        "copied_at_fork",
+        lambda parent: [],
+        test_vm_hugetlb.test_a_pinned_page_is_copied_whole_at_fork,
+    ),
+    _watched(
+        "hugetlb-unshares-a-part",
+        "§5.3: un-sharing takes a huge page apart",
+        kernel_access,
+        "unit_of",
+        lambda flags: 1,
+        lambda: test_vm_hugetlb.test_unsharing_copies_whole_pages_and_leaves_them_read_only(hugetlb.HUGE),
     ),
     _watched(
         "hugetlb-discarded-is-lost",

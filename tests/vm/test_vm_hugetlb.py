@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
+from tests.vm.frozen import frozen
 
-from cowscope.errors import InvalidArgument, NoMemory, NotModelled
-from cowscope.vm import Advice, BusError, Machine, Outcome, Process, Protection, SegmentationFault
+from cowscope.errors import InputOutputError, InvalidArgument, NoMemory
+from cowscope.vm import (
+    Advice,
+    BusError,
+    Machine,
+    Outcome,
+    Process,
+    Protection,
+    SegmentationFault,
+    kernel_access,
+)
 from cowscope.vm.hugetlb import GIGANTIC, HUGE
 from cowscope.vm.laws import check
 
@@ -26,6 +34,12 @@ def write(process: Process, at: int) -> Outcome:
     outcome = process.machine.write_faults([process.space.id], [at // PAGE])[0]
     check(process.machine)
     return Outcome(int(outcome))
+
+
+def pool_of(process: Process) -> tuple[int, int]:
+    """Free pages, and promised ones."""
+    pool = process.machine.memory.pools[HUGE]
+    return pool.free, pool.reserved
 
 
 def test_mmap_promises_pages_and_munmap_gives_them_back() -> None:
@@ -168,12 +182,6 @@ def test_advice_about_a_part_of_a_huge_page_is_rounded_or_refused() -> None:
     check(process.machine)
 
 
-def pool_of(process: Process) -> tuple[int, int]:
-    """Free pages, and promised ones."""
-    pool = process.machine.memory.pools[HUGE]
-    return pool.free, pool.reserved
-
-
 def test_discarded_pages_are_promised_to_the_owner_again() -> None:
     """And to nobody while another maps them."""
     process = started()
@@ -203,175 +211,89 @@ def test_locking_does_not_mark_huge_pages() -> None:
     assert pool_of(process) == (3, 1)
 
 
-def test_shared_pages_are_one_for_all_and_writable_at_once() -> None:
-    """A read maps for writing, a child has no entries and maps the same page."""
+def test_a_pinned_page_is_copied_whole_at_fork() -> None:
+    """Pinned in any part; the parent's entry stays as it is, the child's is its own at once."""
     process = started()
-    at = process.mmap(2 * SIZE, RW, huge=HUGE, shared=True)
-    assert pool_of(process) == (4, 2)
-    assert process.load(at) == b"\0"
-    assert write(process, at + 5 * PAGE) is Outcome.NO_FAULT
-    child = process.fork()
-    assert child.space.present_pages().size == 0
-    child.store(at + PAGE, b"both")
-    assert process.load(at + PAGE, 4) == b"both"
-    assert write(child, at + SIZE) is Outcome.MAPPED
-    assert pool_of(process) == (2, 0)
-    assert process.machine.memory.frames.in_use == 1024
-
-
-def test_a_shared_object_keeps_its_pages_until_nothing_shows_it() -> None:
-    """Whoever unmaps, discards or ends; then pool and promise are given back."""
-    process = started()
-    at = process.mmap(3 * SIZE, RW, huge=HUGE, shared=True)
-    process.store(at, b"kept")
-    process.madvise(at, SIZE, Advice.DONTNEED)
-    check(process.machine)
-    assert pool_of(process) == (3, 2)
-    assert process.load(at, 4) == b"kept"
-    child = process.fork()
-    process.munmap(at, 2 * SIZE)
-    process.exit()
-    check(process.machine)
-    assert pool_of(child) == (3, 2)
-    assert child.load(at, 4) == b"kept"
-    child.munmap(at, 2 * SIZE)
-    check(child.machine)
-    assert pool_of(child) == (3, 2)
-    child.exec()
-    check(child.machine)
-    assert pool_of(child) == (4, 0)
-    assert child.machine.memory.frames.in_use == 0
-
-
-def test_a_shared_object_without_a_promise_may_find_the_pool_dry() -> None:
-    process = started(2)
-    promised = process.mmap(SIZE, RW, huge=HUGE, shared=True)
-    with pytest.raises(NoMemory):
-        process.mmap(2 * SIZE, RW, huge=HUGE, shared=True)
-    at = process.mmap(2 * SIZE, RW, huge=HUGE, shared=True, reserve=False)
-    process.store(at, b"x")
-    with pytest.raises(BusError):
-        process.load(at + SIZE)
-    process.store(promised, b"y")
-    check(process.machine)
-    assert pool_of(process) == (0, 0)
-
-
-def test_shared_pages_may_be_removed_whole_and_zeroed_in_part() -> None:
-    """From the object, so from all; what is removed was promised once."""
-    process = started(3)
-    at = process.mmap(3 * SIZE, RW, huge=HUGE, shared=True)
-    for page in range(2):
-        process.store(at + page * SIZE, b"ab")
-        process.store(at + page * SIZE + 4 * PAGE, b"cd")
-    child = process.fork()
-    child.madvise(at + 4 * PAGE, SIZE - 4 * PAGE + 2 * SIZE, Advice.REMOVE)
-    check(process.machine)
-    assert (process.load(at, 2), process.load(at + 4 * PAGE, 2)) == (b"ab", b"\0\0")
-    assert pool_of(process) == (2, 1)
-    assert process.load(at + SIZE, 2) == b"\0\0"
-    assert pool_of(process) == (1, 1)
-    child.madvise(at, PAGE, Advice.REMOVE)
-    check(process.machine)
-    assert process.load(at, 2) == b"\0\0"
-
-
-def test_a_shared_page_that_is_read_only_is_writable_at_once_when_it_may() -> None:
-    process = started()
-    at = process.mmap(SIZE, R, huge=HUGE, shared=True)
-    process.load(at)
-    with pytest.raises(SegmentationFault):
-        process.store(at, b"x")
-    process.mprotect(at, SIZE, RW)
-    assert write(process, at) is Outcome.NO_FAULT
-
-
-def test_an_access_that_ends_in_a_signal_gives_its_shared_pages_back() -> None:
-    """All of its bytes go, or none: the page it fetched before is promised again."""
-    process = started()
-    at = process.mmap(SIZE, RW, huge=HUGE, shared=True)
-    with pytest.raises(SegmentationFault):
-        process.store(at + SIZE - 2, b"four")
-    check(process.machine)
-    assert pool_of(process) == (4, 1)
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_huge_pages_move_whole_and_shrink_with_their_promises(shared: bool) -> None:
-    """Lengths are rounded up; a private tail gives its promise up, a shared object keeps it."""
-    process = started()
-    at = process.mmap(3 * SIZE, RW, huge=HUGE, shared=shared)
-    process.store(at + 3, b"x")
-    to = at + 8 * SIZE
-    assert process.mremap(at, 3 * SIZE, 3 * SIZE - PAGE, new_address=to) == to
-    check(process.machine)
-    assert pool_of(process) == (3, 2)
-    assert process.load(to + 3, 1) == b"x"
-    assert write(process, to) is Outcome.NO_FAULT
-    process.store(to + SIZE, b"y")
-    assert pool_of(process) == (2, 1)
-    process.mremap(to, 3 * SIZE, SIZE + PAGE)
-    check(process.machine)
-    assert pool_of(process) == (2, 1 if shared else 0)
-    process.mremap(to + SIZE, PAGE, PAGE, new_address=at)
-    check(process.machine)
-    assert process.load(at, 1) == b"y"
-    with pytest.raises(SegmentationFault):
-        process.load(to + SIZE)
-    process.exit()
-    assert process.machine.memory.pools[HUGE].free == 4
-
-
-def test_several_mappings_of_huge_pages_move_in_one_call() -> None:
-    """Up to one that does not fit: those before have moved."""
-    process = started()
-    at = process.mmap(SIZE, RW, huge=HUGE, address=SIZE * 64, fixed=True)
-    process.mmap(SIZE, RW, huge=HUGE, shared=True, address=at + 2 * SIZE, fixed=True)
-    process.store(at + 2 * SIZE, b"b")
-    process.mremap(at, 2 * SIZE + PAGE, 2 * SIZE + PAGE, new_address=at + 8 * SIZE)
-    check(process.machine)
-    assert process.load(at + 10 * SIZE, 1) == b"b"
-    with pytest.raises(InvalidArgument):
-        process.mremap(at + 8 * SIZE, 3 * SIZE, 3 * SIZE, new_address=at + PAGE)
-    check(process.machine)
-
-
-def test_the_rest_of_a_mapping_of_which_a_part_moved_is_nobodys() -> None:
-    """What moved may take pages from children, and is promised what it discards; the rest is not."""
-    process = started(3)
     at = process.mmap(2 * SIZE, RW, huge=HUGE)
-    with pytest.raises(NotModelled):
-        process.mremap(at, SIZE, SIZE, new_address=at + 8 * SIZE)
-    check(process.machine)
     process.store(at, b"x")
     process.store(at + SIZE, b"y")
-    process.mremap(at, SIZE, SIZE, new_address=at + 8 * SIZE)
-    process.madvise(at + 8 * SIZE, SIZE, Advice.DONTNEED)
-    assert pool_of(process) == (2, 1)
-    process.madvise(at + SIZE, SIZE, Advice.DONTNEED)
+    pin = process.pin(at + 5 * PAGE, PAGE)
+    child = process.fork()
     check(process.machine)
-    assert pool_of(process) == (3, 1)
+    assert (pool_of(process), child.space.shared_at_fork) == ((1, 0), HUGE)
+    assert write(process, at) is Outcome.NO_FAULT
+    assert write(child, at + SIZE - PAGE) is Outcome.NO_FAULT
+    assert write(child, at + SIZE) is Outcome.COPIED
+    assert child.load(at, 1) == b"x"
+    pin.release()
+    third = process.fork()
+    check(process.machine)
+    assert third.space.shared_at_fork == 2 * HUGE
 
 
-def test_huge_pages_that_cannot_move_so() -> None:
-    """Nor can others be moved into their midst."""
-    process = started()
+def test_fork_fails_when_there_is_no_page_to_copy_a_pinned_one_to() -> None:
+    """Before anything has changed; promised pages do not count."""
+    process = started(2)
     at = process.mmap(2 * SIZE, RW, huge=HUGE)
-    shared = process.mmap(SIZE, RW, huge=HUGE, shared=True)
-    small = process.mmap(2 * PAGE, RW)
-    far = at + 64 * SIZE
-    calls: tuple[Callable[[], object], ...] = (
-        lambda: process.mremap(at, SIZE, SIZE, new_address=far + PAGE),
-        lambda: process.mremap(at + PAGE, PAGE, PAGE, new_address=far),
-        lambda: process.mremap(at, SIZE, 3 * SIZE),
-        lambda: process.mremap(at, 2 * SIZE, 2 * SIZE, keep_old=True),
-        lambda: process.mremap(shared, 0, SIZE),
-        lambda: process.mremap(small, PAGE, PAGE, new_address=at + PAGE),
-        lambda: process.mremap(small, 2 * PAGE, PAGE, new_address=at + SIZE),
+    process.store(at, b"x")
+    process.pin(at, PAGE)
+    before = frozen(process.machine)
+    with pytest.raises(NoMemory):
+        process.fork()
+    assert frozen(process.machine) == before
+    process.munmap(at + SIZE, SIZE)
+    process.mprotect(at, SIZE, Protection.NONE)
+    child = process.fork()
+    check(process.machine)
+    with pytest.raises(SegmentationFault):
+        child.load(at)
+    child.mprotect(at, SIZE, RW)
+    assert (write(child, at), child.load(at, 1)) == (Outcome.REUSED, b"x")
+
+
+def test_a_kernel_that_copies_at_fork_copies_whole_huge_pages() -> None:
+    """Out of the pool."""
+    process = Machine("eager", hugetlb_pages={HUGE: 2}).start()
+    at = process.mmap(SIZE, RW, huge=HUGE)
+    process.store(at + 7, b"x")
+    child = process.fork()
+    check(process.machine)
+    assert pool_of(process) == (0, 0)
+    assert (write(child, at), write(process, at), child.load(at + 7, 1)) == (
+        Outcome.NO_FAULT,
+        Outcome.NO_FAULT,
+        b"x",
     )
-    for call in calls:
-        with pytest.raises(InvalidArgument) as refusal:
-            call()
-        assert not isinstance(refusal.value, NotModelled)
-        check(process.machine)
-    assert process.mremap(at, 2 * SIZE - PAGE, 2 * SIZE) == at
+
+
+@pytest.mark.parametrize("unit", [HUGE, GIGANTIC])
+def test_unsharing_copies_whole_pages_and_leaves_them_read_only(unit: int) -> None:
+    process = started(2, unit)
+    at = process.mmap(unit * PAGE, RW, huge=unit)
+    process.store(at, b"x")
+    child = process.fork()
+    assert kernel_access.read_pinned(child.space, at, 1) == b"x"
+    check(process.machine)
+    assert process.machine.memory.pools[unit].free == 0
+    assert write(child, at + (unit - 1) * PAGE) is Outcome.REUSED
+    assert write(process, at) is Outcome.REUSED
+
+
+def test_a_debugger_writes_where_the_process_may_not() -> None:
+    """A page of the process's own, all of it read-only; shared memory is refused."""
+    process = started()
+    at = process.mmap(SIZE, R, huge=HUGE)
+    child = process.fork()
+    assert kernel_access.write_forced(child.space, at + PAGE, b"x") == 1
+    check(process.machine)
+    assert child.load(at + PAGE, 1) == b"x"
+    with pytest.raises(SegmentationFault):
+        child.store(at, b"y")
+    hidden = process.mmap(SIZE, Protection.NONE, huge=HUGE)
+    assert kernel_access.read_forced(process.space, hidden, 1) == b"\0"
+    check(process.machine)
+    with pytest.raises(SegmentationFault):
+        process.load(hidden + PAGE)
+    shared = process.mmap(SIZE, R, huge=HUGE, shared=True)
+    with pytest.raises(InputOutputError):
+        kernel_access.write_forced(process.space, shared, b"x")

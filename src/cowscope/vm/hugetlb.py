@@ -5,6 +5,8 @@
 | mmap | reserves all pages for the one who maps (`NoMemory` if the pool has too few left), or none (MAP_NORESERVE) |
 | any first touch | a zeroed page, exclusive, read-only if it was a read; no page left: BUS_ERROR |
 | fork | as all private memory; the reserve stays with the parent |
+| fork, exclusive, any part of it pinned | the child gets a copy, to a page that nobody has reserved, or fork fails |
+| process_vm_readv, others map it | copied whole (or reused) as by a write, and stays read-only |
 | write, read-only, nobody else maps it | reused, whoever refers to it besides |
 | write, others map it | the whole page is copied, to one that nobody has reserved |
 | likewise, none left, by the one who mapped it | the others lose the page (their next touch: BUS_ERROR), it is reused |
@@ -25,23 +27,25 @@
 
 Kept as huge rows (`cowscope.vm.huge`), a 1 GiB page as 512 of them; shared ones in the page cache, too.
 Source: `hugetlb_no_page`, `hugetlb_wp`, `unmap_ref_private`, `hugetlb_reserve_pages`, `hugetlbfs_punch_hole`.
-Not modelled: pins and unsharing, surplus pages, files on hugetlbfs; that Linux 6.18 counts one promise too few as
+Not modelled: surplus pages, files on hugetlbfs; that Linux 6.18 counts one promise too few as
 long as a child maps a page that the one who mapped it has let go of (HugePages_Rsvd falls below zero); a page taken
 from a child that has moved it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cowscope.errors import InvalidArgument, NoMemory, NotModelled
 from cowscope.vm.cache import KnownObject
-from cowscope.vm.columns import Ints
-from cowscope.vm.entry import ACCESSED, OWNED, READ, WRITABLE, entries_for, frames_of, without
+from cowscope.vm.columns import Entries, Ints
+from cowscope.vm.entry import ACCESSED, OWNED, READ, USER, WRITABLE, entries_for, frames_of, without
 from cowscope.vm.folios import Folio, Pool
-from cowscope.vm.rules import FrameFlag, MappingFlag, Outcome
+from cowscope.vm.policies import AtFork
+from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, MappingFlag, Outcome
 from cowscope.vm.tables import LEAF_SHIFT, LEAF_SIZE
 
 if TYPE_CHECKING:
@@ -54,6 +58,7 @@ HUGE, GIGANTIC = 1 << 9, 1 << 18
 _HUGETLB, _GIGANTIC = int(MappingFlag.HUGETLB), int(MappingFlag.GIGANTIC)
 _WRITE, _SHARED = int(MappingFlag.WRITE), int(MappingFlag.SHARED)
 _OWNER = int(MappingFlag.RESERVE_OWNER)
+_LEFT_OUT = int(MappingFlag.DONT_FORK | MappingFlag.WIPE_ON_FORK)
 _EXCLUSIVE = int(FrameFlag.EXCLUSIVE)
 
 
@@ -115,6 +120,58 @@ def hand_over(space: AddressSpace, start: int, end: int, to: int) -> None:
         space.reserves[first - start + to] = space.reserves.pop(first)
     row = int(space.mappings.lookup(np.array([start]))[0])
     space.mappings.update(int(space.mappings.start[row]), int(space.mappings.end[row]), clear=_OWNER)
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedAtFork:
+    """A page that a child gets a copy of: its first base page, the parent's entries, its mapping's flags."""
+
+    first: int
+    entries: Entries
+    flags: int
+
+
+def copied_at_fork(parent: AddressSpace) -> list[CopiedAtFork]:
+    """The pages that fork copies at once; `NoMemory`, before anything is changed, if too few are left."""
+    memory, found = parent.memory, []
+    eager = memory.policy.at_fork is AtFork.COPY
+    pins = memory.frames.pins if memory.policy.counts_holds else {}
+    if not memory.pools or not (eager or pins):
+        return []
+    pinned = {memory.folios.of(frame) for frame in pins}
+    for part in parent.mappings.records(slice(None)):
+        if part.flags & (_HUGETLB | _SHARED | _LEFT_OUT) != _HUGETLB:
+            continue
+        unit = unit_of(part.flags)
+        for first in np.unique(parent.present_pages(part.start, part.end) // unit * unit).tolist():
+            entries = memory.tables.entries[parent.table.slots(np.arange(first, first + unit))]
+            frame = int(frames_of(entries[:1])[0])
+            exclusive = int(memory.frames.flags[frame]) & _EXCLUSIVE
+            if eager or (exclusive and memory.folios.of(frame) in pinned):
+                found.append(CopiedAtFork(first, entries, part.flags))
+    for unit, pool in memory.pools.items():
+        wanted = sum(len(page.entries) == unit for page in found)
+        if wanted > pool.free - pool.reserved:
+            raise NoMemory(f"fork must copy {wanted} huge pages, and {pool.free - pool.reserved} are left")
+    return found
+
+
+def copy_at_fork(parent: AddressSpace, child: AddressSpace, page: CopiedAtFork) -> None:
+    """Undo the sharing of a page: the parent's entries as they were, the child's name a copy."""
+    memory, frames = parent.memory, frames_of(page.entries)
+    numbers = np.arange(page.first, page.first + len(frames))
+    targets = child.table.slots(numbers)
+    _let_go(child, targets, frames)
+    fresh = _take(child, page.first, len(frames))
+    assert fresh is not None, page.first
+    memory.frames.copy_contents(frames, fresh)
+    _map(child, targets, fresh, writable=bool(page.flags & _WRITE))
+    if not page.flags & PROTECTION_BITS:
+        memory.tables.entries[targets] &= ~np.uint64(USER)
+    if memory.frames.map_counts[frames[0]] == 1:
+        memory.frames.mark(frames, _EXCLUSIVE)
+    memory.tables.entries[parent.table.slots(numbers)] = page.entries
+    memory.work.fork_copies += len(frames)
 
 
 def discard(space: AddressSpace, start: int, end: int, flags: int) -> None:

@@ -28,6 +28,7 @@ from cowscope.vm import faults, huge, trap
 from cowscope.vm.arguments import checked
 from cowscope.vm.columns import Ints
 from cowscope.vm.entry import FRAME_BITS, FRAME_SHIFT, PRESENT, USER, WRITABLE, without
+from cowscope.vm.hugetlb import unit_of
 from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, MappingFlag, Outcome
 from cowscope.vm.spaces import AddressSpace
 from cowscope.vm.tables import LEAF_MASK, LEAF_SHIFT, LEAF_SIZE
@@ -208,7 +209,13 @@ def _fault(space: AddressSpace, page: int, access: int, *, unshare: bool = False
     # Where the page itself cannot be had, fault-around may have mapped others.
     forbidden = WRITABLE * (unshare or not held & _WRITE) | USER * (not held & PROTECTION_BITS)
     if forbidden:
-        slots = np.array([space.table.slot(page)]) if unshare else _with_neighbours(space, page, row)
+        unit = unit_of(held)
+        if unit > 1:
+            slots = space.table.slots(np.arange(page - page % unit, page - page % unit + unit))
+        elif unshare:
+            slots = np.array([space.table.slot(page)])
+        else:
+            slots = _with_neighbours(space, page, row)
         huge.before_change(space, slots)
         space.memory.tables.entries[slots] = without(space.memory.tables.entries[slots], forbidden)
     return bool(outcome < Outcome.SEGMENTATION_FAULT)

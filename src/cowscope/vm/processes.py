@@ -16,8 +16,8 @@ anonymous. A copied entry of a shared mapping keeps W, and is clean.
 Source: `dup_mmap`, `vma_needs_copy`, `copy_present_ptes`, `folio_try_dup_anon_rmap_pte`.
 Other policies leave the child's entries unloaded, or copy all (`cowscope.vm.policies`).
 A pinned, exclusive page is copied at once: the child gets a frame of its own, writable if its mapping is, and the
-parent's entry stays as it is. Swap entries are copied, and are exclusive no more. When no frame is left for a
-copy, `NoMemory` is raised and nothing has changed.
+parent's entry stays as it is (a hugetlb page, pinned in any part: a whole one). Swap entries are copied, and are
+exclusive no more. When no frame is left for a copy, `NoMemory` is raised and nothing has changed.
 Not modelled: userfaultfd. vfork and threads have the same space (`cowscope.vm.process`).
 """
 
@@ -28,7 +28,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cowscope.errors import NoMemory
-from cowscope.vm import huge, on_demand
+from cowscope.vm import huge, hugetlb, on_demand
 from cowscope.vm.columns import Bools, Entries, Ints
 from cowscope.vm.entry import (
     ACCESSED,
@@ -49,7 +49,7 @@ from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, MappingFlag
 from cowscope.vm.spaces import AddressSpace
 from cowscope.vm.tables import LEAF_MASK, LEAF_SHIFT
 
-_SHARED = int(MappingFlag.SHARED)
+_SHARED, _HUGETLB = int(MappingFlag.SHARED), int(MappingFlag.HUGETLB)
 _ANON_VMA = int(MappingFlag.ANON_VMA)
 _MAYBE_GUARD = int(MappingFlag.MAYBE_GUARD)
 _LEFT_OUT = int(MappingFlag.DONT_FORK | MappingFlag.WIPE_ON_FORK)
@@ -58,6 +58,7 @@ _LEFT_OUT = int(MappingFlag.DONT_FORK | MappingFlag.WIPE_ON_FORK)
 def fork(parent: AddressSpace, number: int) -> AddressSpace:
     """A child of `parent`, as space `number`; costs the parent's present pages, not its mappings' size."""
     _make_sure_of_frames(parent)
+    huge_pages = hugetlb.copied_at_fork(parent)
     child = AddressSpace(parent.memory, number)
     child.layout, child.brk, child.has_stack = parent.layout, parent.brk, parent.has_stack
     child.mappings = parent.mappings.inherited()
@@ -73,9 +74,11 @@ def fork(parent: AddressSpace, number: int) -> AddressSpace:
     ]
     if anon or shared:
         parent.memory.tlb.flush_all(parent)
+    for page in huge_pages:
+        hugetlb.copy_at_fork(parent, child, page)
     if parent.memory.policy.shadows:
         parent.memory.shadows.fork(parent.id, child.id, np.concatenate([np.zeros(0, np.int64), *anon]))
-    child.shared_at_fork += sum(len(frames) for frames in anon)
+    child.shared_at_fork += sum(map(len, anon)) - sum(len(page.entries) for page in huge_pages)
     parent.memory.work.fork_tables += len(child.table.leaves)
     return child
 
@@ -156,7 +159,10 @@ def _copy_entries(parent: AddressSpace, child: AddressSpace, pages: Ints, slots:
 
 
 def _copied_at_once(memory: Memory, entries: Entries, flags: Ints) -> Ints:
-    """Places of the entries whose frames the child gets a copy of: pinned and exclusive, or all that is private."""
+    """Places of the entries whose frames the child gets a copy of: pinned and exclusive, or all that is private.
+
+    Those of hugetlb pages are copied as such, afterwards.
+    """
     eager = memory.policy.at_fork is AtFork.COPY
     if not eager and not (memory.frames.pins and memory.policy.counts_holds):
         return np.zeros(0, np.int64)
@@ -165,7 +171,7 @@ def _copied_at_once(memory: Memory, entries: Entries, flags: Ints) -> Ints:
     if not eager:
         chosen &= (memory.frames.flags[frames] & int(FrameFlag.EXCLUSIVE)) != 0
         chosen &= np.isin(frames, memory.folios.together(list(memory.frames.pins)))
-    return np.flatnonzero(chosen & ((flags & _SHARED) == 0))
+    return np.flatnonzero(chosen & ((flags & (_SHARED | _HUGETLB)) == 0))
 
 
 def _copy_at_once(memory: Memory, slots: Ints, targets: Ints, entries: Entries, flags: Ints) -> None:
