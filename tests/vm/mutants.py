@@ -21,6 +21,7 @@ from tests.vm import (
     test_vm_hugetlb_shared,
     test_vm_memory_runs_out,
     test_vm_rules,
+    test_vm_same_page,
 )
 
 from cowscope.vm import (
@@ -34,13 +35,16 @@ from cowscope.vm import (
     policies,
     populate,
     processes,
+    remap,
     same_page,
     swap,
 )
-from cowscope.vm.entry import DIRTY, OWNED, READ
+from cowscope.vm.columns import Ints
+from cowscope.vm.entry import DIRTY, OWNED, READ, frames_of
 from cowscope.vm.folios import Folio, Folios
 from cowscope.vm.frames import Frames
 from cowscope.vm.laws import check
+from cowscope.vm.memory import Memory
 from cowscope.vm.policies import Policy
 from cowscope.vm.rules import MappingFlag
 from cowscope.vm.spaces import AddressSpace
@@ -73,6 +77,10 @@ def _on_a_process(test: Callable[[Process], None], **machine: Any) -> Callable[[
 
 def _with_swap(test: Callable[[Process], None]) -> Callable[[], None]:
     return _on_a_process(test, swap_pages=8)
+
+
+def _first_is_kept(memory: Memory, slots: Ints, merged: int | None) -> tuple[Ints, int]:
+    return slots, merged or int(frames_of(memory.tables.entries[slots[:1]])[0])
 
 
 def _nothing(*arguments: Any, **named: Any) -> None:
@@ -325,7 +333,7 @@ MUTANTS = (
         policies,
         "_SAME_PAGE",
         0,
-        _with_swap(test_vm_frames.test_equal_pages_become_one_and_every_write_copies),
+        _with_swap(test_vm_same_page.test_equal_pages_become_one_and_every_write_copies),
     ),
     _watched(
         "merged-stays-writable",
@@ -333,7 +341,7 @@ MUTANTS = (
         same_page,
         "WRITABLE",
         0,
-        _with_swap(test_vm_frames.test_equal_pages_become_one_and_every_write_copies),
+        _with_swap(test_vm_same_page.test_equal_pages_become_one_and_every_write_copies),
     ),
     _watched(
         "merged-stays-merged",
@@ -341,7 +349,31 @@ MUTANTS = (
         advice,
         "unmerge",
         _nothing,
-        _with_swap(test_vm_frames.test_pages_are_taken_apart_when_the_mark_goes),
+        _with_swap(test_vm_same_page.test_pages_are_taken_apart_when_the_mark_goes),
+    ),
+    _watched(
+        "merged-first-is-kept",
+        "R6: the first of equal pages is kept",
+        same_page,
+        "_joined",
+        _first_is_kept,
+        _with_swap(test_vm_same_page.test_the_second_of_equal_pages_is_kept_and_later_ones_join),
+    ),
+    _watched(
+        "merged-comes-apart-writable",
+        "R6: pages that are taken apart are writable",
+        same_page,
+        "without",
+        lambda entries, bits: entries,
+        _with_swap(test_vm_same_page.test_pages_are_taken_apart_when_the_mark_goes),
+    ),
+    _watched(
+        "merged-moves",
+        "R6: merged pages move as they are",
+        remap,
+        "unmerge",
+        _nothing,
+        _with_swap(test_vm_same_page.test_merged_pages_are_taken_apart_before_they_move),
     ),
     _watched(
         "swapped-comes-back-read-only",

@@ -1,4 +1,4 @@
-"""References that are no mappings: holds and pins, swap, KSM, accesses by the kernel."""
+"""References that are no mappings: holds and pins, swap, accesses by the kernel."""
 
 from __future__ import annotations
 
@@ -197,40 +197,6 @@ def test_no_frame_to_come_back_to(process: Process) -> None:
             access()
         check(process.machine)
     process.munmap(at + PAGE, PAGE)
-    assert process.load(at, 4) == b"page"
-
-
-# --- KSM ---
-
-
-def test_equal_pages_become_one_and_every_write_copies(process: Process) -> None:
-    """Even the last mapper's."""
-    at = written(process, 3)
-    process.store(at + 2 * PAGE, b"differs")
-    process.madvise(at, 3 * PAGE, Advice.MERGEABLE)
-    assert process.machine.merge_same_pages() == 1
-    check(process.machine)
-    assert process.pages(at, 3 * PAGE).map_count.tolist() == [2, 2, 1]
-    assert [write(process, at), write(process, at + PAGE)] == [Outcome.COPIED] * 2
-    assert process.load(at, 4) == process.load(at + PAGE, 4) == b"page"
-
-
-def test_pages_are_taken_apart_when_the_mark_goes(process: Process) -> None:
-    at = written(process, 2)
-    process.madvise(at, 2 * PAGE, Advice.MERGEABLE)
-    process.machine.merge_same_pages()
-    process.madvise(at, 2 * PAGE, Advice.UNMERGEABLE)
-    assert process.pages(at, 2 * PAGE).map_count.tolist() == [1, 1]
-    assert process.pages(at, 2 * PAGE).writable.all()
-
-
-def test_merged_pages_are_shared_across_processes_and_by_fork(process: Process) -> None:
-    at = written(process, 2)
-    process.madvise(at, 2 * PAGE, Advice.MERGEABLE)
-    process.machine.merge_same_pages()
-    child = process.fork()
-    assert child.pages(at, 2 * PAGE).map_count.tolist() == [4, 4]
-    child.store(at, b"mine")
     assert process.load(at, 4) == b"page"
 
 

@@ -44,7 +44,7 @@ from cowscope.vm.mappings import MappingRecord
 from cowscope.vm.populate import populate_or_raise
 from cowscope.vm.reverse import punch
 from cowscope.vm.rules import MappingFlag
-from cowscope.vm.same_page import unmerge
+from cowscope.vm.same_page import enlist, unmerge
 from cowscope.vm.spaces import AddressSpace
 from cowscope.vm.swap import swap_out
 
@@ -118,7 +118,9 @@ def _apply(space: AddressSpace, part: MappingRecord, advice: Advice) -> None:
             raise InvalidArgument("only private anonymous memory can be wiped on fork")
         if advice is Advice.MERGEABLE and part.flags & (MappingFlag.SHARED | MappingFlag.HUGETLB):
             return
-        if advice is Advice.UNMERGEABLE:
+        if advice is Advice.MERGEABLE:
+            enlist(space)
+        if advice is Advice.UNMERGEABLE and part.flags & MappingFlag.MERGEABLE:
             unmerge(space, part.start, part.end)
         change(space, part, part.flags & ~clear | add)
     elif advice in _ACTIONS:

@@ -144,7 +144,10 @@ class Machine:
         return n_tables * architecture.page_size
 
     def merge_same_pages(self) -> int:
-        """Let KSM look at all marked mappings; how many frames that freed."""
+        """Let KSM look at all marked mappings until nothing more merges; how many frames that freed.
+
+        Raises `NotModelled` where it would meet what `cowscope.vm.same_page` has no rule for.
+        """
         return same_page.merge_equal(self.memory)
 
     def listen(self, listener: Callable[[Event], None]) -> None:

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cowscope.errors import NoMemory
-from cowscope.vm import huge, hugetlb, on_demand
+from cowscope.vm import huge, hugetlb, on_demand, same_page
 from cowscope.vm.columns import Bools, Entries, Ints
 from cowscope.vm.entry import (
     ACCESSED,
@@ -80,6 +80,8 @@ def fork(parent: AddressSpace, number: int) -> AddressSpace:
         parent.memory.shadows.fork(parent.id, child.id, np.concatenate([np.zeros(0, np.int64), *anon]))
     child.shared_at_fork += sum(map(len, anon)) - sum(len(page.entries) for page in huge_pages)
     parent.memory.work.fork_tables += len(child.table.leaves)
+    if parent.ksm_turn is not None:
+        same_page.enlist(child)
     return child
 
 

@@ -6,6 +6,7 @@
 | longer, room behind | the mapping grows, and may meet its next neighbour |
 | a given place, the old length | all mappings of the range move there, gaps between them and all |
 | longer, no room, or a given place | all moves: mapping, entries (unchanged: same frames, W, marks), history |
+| the same, merged pages (KSM) | taken apart first |
 | MREMAP_DONTUNMAP | as a move, but the old mapping stays, empty and unlocked; moved whole, it has no `anon_vma` left |
 | old length 0, shared | a second mapping of the same object |
 | hugetlb | whole huge pages, lengths rounded up; never longer, no MREMAP_DONTUNMAP; promises move along |
@@ -31,6 +32,7 @@ from cowscope.vm.mappings import MappingRecord
 from cowscope.vm.merging import merge
 from cowscope.vm.populate import populate
 from cowscope.vm.rules import MappingFlag
+from cowscope.vm.same_page import unmerge
 from cowscope.vm.spaces import AddressSpace
 
 _LOCKED, _HUGETLB = int(MappingFlag.LOCKED), int(MappingFlag.HUGETLB)
@@ -161,6 +163,8 @@ def _grown_in_place(space: AddressSpace, record: MappingRecord, end: int, more: 
 
 def _move(space: AddressSpace, start: int, old: int, new: int, to: int, dont_unmap: bool) -> None:
     record = _record(space, start, old)
+    if record.flags & MappingFlag.MERGEABLE:
+        unmerge(space, start, start + old)
     row = int(space.mappings.lookup(np.array([start]))[0])
     whole = int(space.mappings.start[row]) == start and int(space.mappings.end[row]) == start + old
     offset = record.offset

@@ -87,6 +87,8 @@ class AddressSpace:
         self.table = SparseTable(memory.tables)
         self.reserves: dict[int, int] = {}
         """hugetlb pages promised to this space and not touched yet: first page, and base pages in each."""
+        self.ksm_turn: int | None = None
+        """When ksmd comes to this space: by these numbers; None if it does not."""
         self.cpus = {0}
         """Processors that this space ran on."""
         self.has_stack = False
@@ -402,6 +404,7 @@ class AddressSpace:
         self.table.prune()
         self.memory.cache.hide(self.mappings.object, self.mappings.end - self.mappings.start)
         self.mappings = Mappings()
+        self.ksm_turn = None
         if self.memory.policy.shadows:
             self.memory.shadows.leave(self.id)
         return dropped
