@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import Require
 from tests.live.helpers import PROGRAMS
 
+from cowscope.lab import ksm
 from cowscope.linux import tracefs
 from cowscope.recorder.channels import ALLOCATION_EVENT, FAULT_EVENTS
 
@@ -48,7 +49,7 @@ FOLIOS = Path("/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled")
 
 @pytest.fixture
 def all_memory_kinds(root: None, require: Require, tmp_path: Path) -> Iterator[None]:
-    """Swap, a pool of hugetlb pages, and folios of 64 KiB for memory that asks for huge pages; all as before after."""
+    """Swap, hugetlb pages, folios of 64 KiB for memory that asks for huge pages, an idle ksmd; all as before after."""
     swap = tmp_path / "swap"
     with swap.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, 64 << 20)
@@ -60,6 +61,7 @@ def all_memory_kinds(root: None, require: Require, tmp_path: Path) -> Iterator[N
         made = subprocess.run(["mkswap", "-q", swap], check=False).returncode == 0
         require(made and subprocess.run(["swapon", swap], check=False).returncode == 0, "a place for swap")
         require(int(HUGE_POOL.read_text()) >= 16, "memory for 16 huge pages")
+        require(not ksm.missing(), "a ksmd that is idle")
         yield
     finally:
         subprocess.run(["swapoff", swap], check=False, capture_output=True)

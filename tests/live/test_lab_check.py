@@ -40,7 +40,7 @@ def check(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_all_shipped_scenarios_agree(all_memory_kinds: None) -> None:
     """Every one: swap, hugetlb pages and folios are there for them."""
-    with Stage() as stage:
+    with Stage(merge_same_pages=True) as stage:
         reports = [play(scenario, stage, check_laws=True) for scenario in shipped()]
     wrong = ["\n".join(disagreement(report)) for report in reports if report.differences]
     assert wrong == []
@@ -94,6 +94,16 @@ def test_a_disagreement_is_shown_whole(root: None, tmp_path: Path) -> None:
     assert WRONG in done.stdout
     assert "outcome: the model says copied, the text reused" in done.stdout
     assert "  B  m[0]  Ax f2×1 b  Ax f2×1 b" in done.stdout
+
+
+def test_merging_same_pages_wants_leave(root: None, tmp_path: Path) -> None:
+    """It concerns the whole machine; without leave the scenario is listed as not checked, with the option's name."""
+    path = tmp_path / "merge.cow"
+    path.write_text('# Equal.\nA start\nA mmap m 2 rw private anonymous\nA store m[0] "a"\nmerge\n')
+    done = check(str(path), "--json")
+    assert done.returncode == 0
+    (scenario,) = json.loads(done.stdout)["scenarios"]
+    assert "--merge-same-pages" in scenario["not_checked"]
 
 
 def test_a_mistake_in_a_scenario_is_told_with_its_place(tmp_path: Path) -> None:

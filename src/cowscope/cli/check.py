@@ -29,6 +29,12 @@ _DEFAULT_OPERATIONS = 5000
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Go on at random for so long.")
 @click.option("--seed", type=click.IntRange(min=0), help="Where chance begins (default: another each time).")
 @click.option("--laws", is_flag=True, help="Check the laws of the vm, too, after every step.")
+@click.option(
+    "--merge-same-pages",
+    "merges",
+    is_flag=True,
+    help="Let the scenarios of KSM have the kernel merge same pages, on the whole machine, for a moment.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def check(
@@ -38,6 +44,7 @@ def check(
     minutes: float | None,
     seed: int | None,
     laws: bool,
+    merges: bool,
     as_json: bool,
 ) -> None:
     """Compare the vm with the kernel of this machine, page by page after every step.
@@ -65,7 +72,7 @@ def check(
         operations = 0 if scenarios else _DEFAULT_OPERATIONS
     chosen = [parse_file(path) for path in scenarios] if scenarios else shipped()
     seed = random.SystemRandom().randrange(1 << 31) if seed is None else seed
-    with Stage() as stage:
+    with Stage(merge_same_pages=merges) as stage:
         done = Done(Found(seed))
         try:
             _compare(stage, chosen, operations, minutes, laws, done)

@@ -31,7 +31,7 @@ import tempfile
 from types import TracebackType
 
 from cowscope.errors import CowscopeError, MissingRight
-from cowscope.lab import holds, remote, stub
+from cowscope.lab import holds, ksm, remote, stub
 from cowscope.lab.model import Settings
 from cowscope.lab.observe import Observer, read_borders
 from cowscope.lab.puppet import Call, Puppet, Reply, Troupe
@@ -50,6 +50,7 @@ from cowscope.lab.steps import (
     Holder,
     Load,
     Madvise,
+    Merge,
     Mlock,
     Mmap,
     Mprotect,
@@ -77,6 +78,8 @@ _UPSETS = {
     b"thp_collapse_alloc": "collapse: khugepaged made a huge page meanwhile",
 }
 """Counters of /proc/vmstat, and the rule that leaves a disagreement out if they rose."""
+_MERGING = "merging: somebody had ksmd merge same pages meanwhile"
+"""The same for `pages_scanned` of /sys/kernel/mm/ksm, our own merging left aside."""
 _POOL = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
 _SCRATCH = "read(2)"
 _FAILED = -1
@@ -92,13 +95,17 @@ _SIGNALS = {
 class Stage:
     """What scenarios on this kernel have in common: puppets, eyes, and the trace where it is allowed."""
 
-    def __init__(self, cpu: int | None = None) -> None:
-        """Start the template. Raises `MissingRight` where there can be no puppets."""
+    def __init__(self, cpu: int | None = None, *, merge_same_pages: bool = False) -> None:
+        """Start the template. Raises `MissingRight` where there can be no puppets.
+
+        With `merge_same_pages` the line `merge` is carried out, which concerns the whole machine (`ksm`).
+        """
         if not sys.platform.startswith("linux"):
             raise MissingRight("there is no Linux kernel to compare with", "run on Linux")
         self.thp = b"[madvise]" in _read("/sys/kernel/mm/transparent_hugepage/enabled")
         self.troupe = Troupe(cpu, small_pages=not self.thp)
         self.observer = Observer()
+        self.merges, self._scanned = merge_same_pages, 0
         self._vmstat = os.open("/proc/vmstat", os.O_RDONLY | os.O_CLOEXEC)
         try:
             self.trace: Trace | None = Trace(
@@ -128,12 +135,25 @@ class Stage:
     def upsets(self) -> dict[str, int]:
         """How often since boot something happened that makes the kernel's answer depend on chance."""
         data = os.pread(self._vmstat, 1 << 16, 0)
-        return {rule: _counter(data, name) for name, rule in _UPSETS.items()}
+        counted = {rule: _counter(data, name) for name, rule in _UPSETS.items()}
+        return {**counted, _MERGING: ksm.scanned() - self._scanned}
 
     def upset_since(self, before: dict[str, int]) -> str:
         """The rule that leaves out what happened since `before`, or nothing."""
         now = self.upsets()
         return next((rule for rule, count in now.items() if count != before[rule]), "")
+
+    def not_merging(self) -> str:
+        """Why the line `merge` is not carried out here, or nothing."""
+        if not self.merges:
+            return "it has ksmd look at the memory of the whole machine (--merge-same-pages allows that)"
+        return ksm.missing()
+
+    def merge(self) -> None:
+        """Have the kernel merge same pages."""
+        before = ksm.scanned()
+        ksm.merge()
+        self._scanned += ksm.scanned() - before
 
     def close(self) -> None:
         """End all puppets and close everything."""
@@ -176,6 +196,8 @@ class Kernel:
         step = line.step
         if isinstance(step, Madvise) and step.advice is Advice.PAGEOUT and not self.stage.settings.swap:
             raise NotChecked("this machine has no swap")
+        if isinstance(step, Merge) and (reason := self.stage.not_merging()):
+            raise NotChecked(reason)
         if isinstance(step, Folios) and step.order not in self.stage.settings.folio_orders:
             size = f"{PAGE_SIZE * step.pages >> 10}kB"
             raise NotChecked(
@@ -197,9 +219,11 @@ class Kernel:
         if self.stage.trace:
             self.stage.trace.skip()
         self._ticks = None
-        if isinstance(step, File | Folios):
+        if isinstance(step, File | Folios | Merge):
             if isinstance(step, File):
                 self._make(step)
+            elif isinstance(step, Merge):
+                self.stage.merge()
             return Result("ok"), self.views(pages)
         puppet = self.puppets.get(step.process)
         reply = self._play(step, puppet)

@@ -4,7 +4,7 @@
     scenarios/cases/NAME.cow      a scenario with the line `P prepare NAME`, for which each backing has its own
 
 A backing gives the case 8 pages, of which 0 to 3 are touched. Not here: what cannot be told in the text form
-(userfaultfd, page sizes of other machines, the daemon that merges same pages).
+(userfaultfd, page sizes of other machines).
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from cowscope.lab.steps import (
     Holder,
     Load,
     Madvise,
+    Merge,
     Mlock,
     Mmap,
     Mprotect,
@@ -131,6 +132,8 @@ class Model:
                     self._make(step)
                 case Folios():
                     self.machine.memory.advised_orders |= {step.order}
+                case Merge():
+                    self.machine.merge_same_pages()
                 case Start():
                     self.processes[step.process] = self.machine.start()
                 case Load() | Store():

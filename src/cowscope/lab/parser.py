@@ -1,6 +1,6 @@
 """The text form of scenarios, read: one operation a line, words with blanks between, `#` to the end of a line.
 
-    memfd NAME PAGES [sparse]                 disk NAME PAGES [sparse]                   folios PAGES
+    memfd NAME PAGES [sparse]                 disk NAME PAGES [sparse]                   folios PAGES     merge
     P start          P fork Q                 P exit                    P exec
     P mmap NAME PAGES rwx|none private|shared anonymous|FILE[i] [at RANGE] [OPTION]…
     P munmap RANGE   P mprotect RANGE rwx|none                          P mremap RANGE PAGES [to RANGE]
@@ -11,7 +11,8 @@
     P write FILE[i] "bytes"                   … each with [-> OUTCOME]
 
 OPTION is populate, locked, noreserve or hugetlb. P and Q are processes: names that begin with a capital letter.
-RANGE is NAME, NAME[i] or NAME[i..j]. The comment before the first line, up to an empty line, is the sentence that
+RANGE is NAME, NAME[i] or NAME[i..j]. At `merge` the kernel's daemon merges equal pages of memory that was advised to be
+mergeable, in all processes. The comment before the first line, up to an empty line, is the sentence that
 the scenario shows; one before a later line tells that step's story. A mistake raises `BadScenario` with file,
 line, column and what was expected.
 
@@ -41,6 +42,7 @@ from cowscope.lab.steps import (
     Holder,
     Load,
     Madvise,
+    Merge,
     Mlock,
     Mmap,
     Mprotect,
@@ -197,7 +199,12 @@ class _Line:
         if word == "folios":
             self.at += 1
             return self._folios()
-        process = self._process("a process (its name begins with a capital letter), memfd, disk or folios")
+        if word == "merge":
+            self.at += 1
+            return Merge()
+        process = self._process(
+            "a process (its name begins with a capital letter), memfd, disk, folios or merge"
+        )
         verb = self._one_of(dict(_VERBS))
         return _VERBS[verb](self, process)
 

@@ -36,6 +36,7 @@ from cowscope.lab.steps import (
     Holder,
     Load,
     Madvise,
+    Merge,
     Mlock,
     Mmap,
     Mprotect,
@@ -151,7 +152,7 @@ class Scenario:
             self._new_name(step.name)
             self.files[step.name] = step
             return
-        if isinstance(step, Folios):
+        if isinstance(step, Folios | Merge):
             return
         if isinstance(step, Start):
             self._enter(step.process)

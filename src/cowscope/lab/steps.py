@@ -131,6 +131,15 @@ class Folios:
 
 
 @dataclass(frozen=True, slots=True)
+class Merge:
+    """The kernel's daemon (KSM) passes over all memory marked MERGEABLE until nothing more merges."""
+
+    def __str__(self) -> str:
+        """The line."""
+        return "merge"
+
+
+@dataclass(frozen=True, slots=True)
 class Start:
     """A new process that shares nothing with any other."""
 
@@ -420,4 +429,4 @@ OfProcess: TypeAlias = (
     | Write
     | Truncate
 )
-Step: TypeAlias = File | Folios | OfProcess
+Step: TypeAlias = File | Folios | Merge | OfProcess
