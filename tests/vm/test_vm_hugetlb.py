@@ -107,6 +107,12 @@ def test_the_owner_takes_the_page_from_its_children() -> None:
     assert write(process, at) is Outcome.REUSED
     with pytest.raises(BusError):
         child.load(at)
+    process.exit()
+    assert pool_of(child) == (1, 0)
+    with pytest.raises(BusError):
+        child.store(at, b"x")
+    grandchild = child.fork()
+    assert grandchild.load(at) == b"\0"
 
 
 def test_without_a_promise_a_dry_pool_is_a_bus_error() -> None:

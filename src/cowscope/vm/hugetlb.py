@@ -9,7 +9,8 @@
 | process_vm_readv, others map it | copied whole (or reused) as by a write, and stays read-only |
 | write, read-only, nobody else maps it | reused, whoever refers to it besides |
 | write, others map it | the whole page is copied, to one that nobody has reserved |
-| likewise, none left, by the one who mapped it | the others lose the page (their next touch: BUS_ERROR), it is reused |
+| likewise, none left, by the one who mapped it | the others lose the page, it is reused |
+| any touch of an absent page in a mapping that lost one so | BUS_ERROR, even when there are pages again |
 | likewise, by a child | BUS_ERROR |
 | mprotect | never gives W back at once |
 | MADV_DONTNEED by the one who mapped it, nobody else maps the page | back to the pool, and reserved again |
@@ -57,7 +58,7 @@ HUGE, GIGANTIC = 1 << 9, 1 << 18
 
 _HUGETLB, _GIGANTIC = int(MappingFlag.HUGETLB), int(MappingFlag.GIGANTIC)
 _WRITE, _SHARED = int(MappingFlag.WRITE), int(MappingFlag.SHARED)
-_OWNER = int(MappingFlag.RESERVE_OWNER)
+_OWNER, _TAKEN = int(MappingFlag.RESERVE_OWNER), int(MappingFlag.PAGES_TAKEN)
 _LEFT_OUT = int(MappingFlag.DONT_FORK | MappingFlag.WIPE_ON_FORK)
 _EXCLUSIVE = int(FrameFlag.EXCLUSIVE)
 
@@ -221,6 +222,8 @@ def before_access(space: AddressSpace, page: int, flags: int, *, write: bool) ->
     if flags & _SHARED:
         return None if entries[0] else _map_shared(space, first, slots, flags)
     if not entries[0]:
+        if flags & _TAKEN:
+            return Outcome.BUS_ERROR
         fresh = _take(space, first, unit)
         if fresh is None:
             return Outcome.BUS_ERROR
@@ -296,5 +299,7 @@ def _take_from_others(owner: AddressSpace, folio: Folio) -> None:
             continue
         pages, slots = space.table.occupied()
         hit = np.isin(frames_of(owner.memory.tables.entries[slots]), folio.frames)
-        if hit.any():
-            space.zap(pages[hit])
+        for row in np.unique(space.mappings.lookup(pages[hit])).tolist():
+            start, end = int(space.mappings.start[row]), int(space.mappings.end[row])
+            space.mappings.update(start, end, add=_TAKEN)
+        space.zap(pages[hit])

@@ -265,7 +265,7 @@ class Mappings:
         flags = self._table[_FLAGS]
         child._table = self._table[:, (flags & int(MappingFlag.DONT_FORK)) == 0]
         flags = child._table[_FLAGS]
-        flags &= ~int(MappingFlag.LOCKED | MappingFlag.RESERVE_OWNER)
+        flags &= ~int(MappingFlag.LOCKED | MappingFlag.RESERVE_OWNER | MappingFlag.PAGES_TAKEN)
         flags[(flags & int(MappingFlag.WIPE_ON_FORK)) != 0] &= ~_ANON_HISTORY
         had_one = (flags & int(MappingFlag.ANON_VMA)) != 0
         child._n_anon_vmas = int(np.count_nonzero(had_one))

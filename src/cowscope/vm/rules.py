@@ -70,7 +70,8 @@ class MappingFlag(IntFlag):
     FORK_CHILD: `anon_vma` hangs below a parent's (a chain that is not singular). MAYBE_GUARD: guard markers
     were once installed. UNTRACKED: no file system wants to know of first writes (tmpfs, memfd, shared
     anonymous). GIGANTIC: hugetlb pages of 1 GiB, else 2 MiB; RESERVE_OWNER: mapped here, not got
-    by fork. NEVER_WRITE: a shared mapping of a file that was opened for reading (no VM_MAYWRITE).
+    by fork; PAGES_TAKEN: the one who mapped it took pages away from here. NEVER_WRITE: a shared mapping of a file
+    that was opened for reading (no VM_MAYWRITE).
     The others are the kernel's VM_ flags of the same names.
     """
 
@@ -96,6 +97,7 @@ class MappingFlag(IntFlag):
     HUGETLB = 1 << 19
     GIGANTIC = 1 << 20
     RESERVE_OWNER = 1 << 21
+    PAGES_TAKEN = 1 << 22
 
 
 class FrameFlag(IntFlag):
