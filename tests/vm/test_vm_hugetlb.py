@@ -89,6 +89,23 @@ def test_a_pipes_reference_does_not_count() -> None:
     assert pipe.read(0, 3) == b"new"
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_page_that_is_held_is_not_back_in_the_pool(shared: bool) -> None:
+    """Until it is released; nobody else can have it meanwhile."""
+    process = started(1)
+    at = process.mmap(SIZE, RW, huge=HUGE, shared=shared)
+    process.store(at, b"x")
+    pipe = process.splice(at, PAGE)
+    process.munmap(at, SIZE)
+    check(process.machine)
+    assert (pool_of(process), pipe.read(0, 1)) == ((0, 0), b"x")
+    with pytest.raises(NoMemory):
+        process.mmap(SIZE, RW, huge=HUGE)
+    pipe.release()
+    check(process.machine)
+    assert pool_of(process) == (1, 0)
+
+
 def test_a_child_without_a_page_to_copy_to_gets_a_bus_error() -> None:
     process = started(1)
     at = process.mmap(SIZE, RW, huge=HUGE)

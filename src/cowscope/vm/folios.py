@@ -7,6 +7,7 @@
 | shared | set when a second space takes a slot; cleared when one slot's count is the large map count again |
 | freed | all pages together, when nothing maps any of them; until then unmapped pages are dead weight |
 | cached (shared hugetlb) | freed when the page cache has let go of it, too |
+| of hugetlb, held from outside | likewise, when whoever holds a page of it lets go |
 | write to a page that is not exclusive | reused iff large map count > 1, not shared, and nobody holds any page of it |
 
 So a page copied by one side is copied by the other too, while both map other pages of the folio; and a space
@@ -137,11 +138,14 @@ class Folios:
         return frames
 
     def uncached(self, frames: Ints) -> None:
-        """The page cache let go of `frames`; folios among them that nobody maps are freed."""
+        """The page cache let go of `frames`; folios among them that nobody else has are freed."""
         for folio in self.counted(frames):
             folio.cached = False
-            if not folio.large_map_count:
-                self._doomed.append(folio)
+        self.released(frames)
+
+    def released(self, frames: Ints) -> None:
+        """Somebody let go of `frames`; folios among them that nobody else has are freed."""
+        self._doomed += [folio for folio in self.counted(frames) if not folio.large_map_count]
         self.settle()
 
     def of(self, frame: int) -> Folio | None:
@@ -173,7 +177,7 @@ class Folios:
         """One entry of `space` less for each of `frames`; `settle` frees folios that nothing maps then."""
         for folio, count in self.counted(frames).items():
             folio.remove(space, count)
-            if not folio.large_map_count and not folio.cached:
+            if not folio.large_map_count:
                 self._doomed.append(folio)
 
     def counted(self, frames: Ints) -> dict[Folio, int]:
@@ -189,7 +193,7 @@ class Folios:
     def settle(self) -> None:
         """Free the folios that nothing maps any more, once map counts are right."""
         for folio in self._doomed:
-            if not folio.large_map_count and int(folio.frames[0]) in self._of:
+            if not self.is_wanted(folio) and int(folio.frames[0]) in self._of:
                 self.forget(folio)
                 if folio.pool is not None:
                     folio.pool.free += 1
@@ -200,6 +204,10 @@ class Folios:
         for frame in folio.frames.tolist():
             del self._of[frame]
         self._frames.forget(folio.frames)
+
+    def is_wanted(self, folio: Folio) -> bool:
+        """Whether it must stay whole: mapped, cached, or hugetlb and held from outside."""
+        return bool(folio.large_map_count or folio.cached or (folio.pool is not None and self.is_held(folio)))
 
     def is_held(self, folio: Folio) -> bool:
         """Whether somebody outside refers to any page of it."""

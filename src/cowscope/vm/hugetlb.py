@@ -29,8 +29,8 @@
 Kept as huge rows (`cowscope.vm.huge`), a 1 GiB page as 512 of them; shared ones in the page cache, too.
 Source: `hugetlb_no_page`, `hugetlb_wp`, `unmap_ref_private`, `hugetlb_reserve_pages`, `hugetlbfs_punch_hole`.
 Not modelled: surplus pages, files on hugetlbfs; that Linux 6.18 counts one promise too few as
-long as a child maps a page that the one who mapped it has let go of (HugePages_Rsvd falls below zero); a page taken
-from a child that has moved it.
+long as a child maps, or somebody holds, a page that the one who mapped it has let go of (HugePages_Rsvd falls below
+zero); a page taken from a child that has moved it.
 """
 
 from __future__ import annotations

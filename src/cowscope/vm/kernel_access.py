@@ -45,7 +45,7 @@ class Hold:
 
     def __init__(self, space: AddressSpace, frames: list[int], *, pin: bool) -> None:
         """Take a reference to each frame; a pin makes fork copy the page."""
-        self._kept = space.memory.frames
+        self._kept, self._folios = space.memory.frames, space.memory.folios
         self._numbers, self._pin = np.array(frames, np.int64), pin
         self._kept.hold(self._numbers, pin=pin)
 
@@ -65,6 +65,7 @@ class Hold:
     def release(self) -> None:
         """Let go; frames that nobody else has are freed."""
         self._kept.release(self._numbers, pin=self._pin)
+        self._folios.released(self._numbers)
         self._numbers = self._numbers[:0]
 
 
