@@ -45,6 +45,7 @@ def test_every_word_is_listed() -> None:
         "memfd",
         "disk",
         "folios",
+        "merge",
         "sparse",
         "at",
     }
