@@ -32,6 +32,8 @@ class Table:
     numeric: tuple[bool, ...]
     rows: tuple[tuple[str, ...], ...]
     hidden: int = 0
+    ends_matter: bool = True
+    """Whether the last column is cut in its middle, since ends of paths and commands tell most."""
 
 
 _TITLES = {
@@ -128,7 +130,9 @@ def group_table(by: By, groups: list[Group], top: int, sharing: Sharing) -> Tabl
     counts = ("copied" + mark["copied"], "size", "reused" + mark["reused"], "new" + mark["new"])
     columns = (_FIRST[by], *counts, *extra, _SECOND[by])
     numeric = (False, True, True, True, True, *(True for _ in extra), False)
-    return Table(_TITLES[by], columns, numeric, cells, max(len(shown) - limit, 0))
+    hidden = max(len(shown) - limit, 0)
+    ends_matter = by not in (By.CAUSE, By.TYPE, By.LINE)
+    return Table(_TITLES[by], columns, numeric, cells, hidden, ends_matter)
 
 
 def _total(title: str, figure: Figure, meaning: str) -> TotalRow:

@@ -14,7 +14,7 @@ from cowscope.insight.sharing import Sharing
 from cowscope.recording.meta import Meta
 from cowscope.units import NS_PER_S, format_bytes, pages_to_bytes
 from cowscope.views.rows import LEGEND, MARK, Table, group_table, reasons, row_labels, total_rows
-from cowscope.views.text import escaped, shortened
+from cowscope.views.text import clipped, escaped, shortened
 
 PIPE_WIDTH = 110
 _STYLE = {Label.EXACT: "green", Label.ESTIMATE: "yellow", Label.AT_LEAST: "yellow"}
@@ -113,13 +113,14 @@ def _table(out: Console, table: Table) -> None:
     painted = RichTable(box=None, pad_edge=False, title=table.title, title_justify="left", title_style="bold")
     cells = [(shortened(row[0], 36), *row[1:]) for row in table.rows]
     widths = [max(len(text) for text in column) for column in zip(table.columns, *cells, strict=True)][:-1]
-    # The last column gets what is left: it holds paths and command lines, whose ends tell most.
+    # The last column gets what is left.
     room = max(out.width - sum(widths) - 2 * len(widths), 12)
     for column, numeric in zip(table.columns, table.numeric, strict=True):
         side: Literal["left", "right"] = "right" if numeric else "left"
         painted.add_column(column, justify=side, no_wrap=True)
     for row in cells:
-        painted.add_row(*(escape(cell) for cell in row[:-1]), escape(shortened(row[-1], room)))
+        last = shortened(row[-1], room) if table.ends_matter else clipped(row[-1], room)
+        painted.add_row(*(escape(cell) for cell in row[:-1]), escape(last))
     out.print(painted)
     if table.hidden:
         out.print(f"… and {table.hidden:,} more (--top)")

@@ -32,6 +32,15 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
+def clipped(text: str, width: int) -> str:
+    """At most `width` characters; the end goes.
+
+    >>> clipped("reference count 90%, allocator 10%", 22)
+    'reference count 90%, …'
+    """
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
 def shortened(text: str, width: int) -> str:
     """At most `width` characters; the middle goes, since ends of paths tell most.
 
