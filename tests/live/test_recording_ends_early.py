@@ -149,13 +149,15 @@ def test_disk_full(compiled: Compiled, small_disk: Path) -> None:
     assert label(said, "copied_pages") != "exact"
 
 
-@pytest.mark.parametrize("source", ["bpf", "tracepoint"])
-def test_ring_overflow(source: str, compiled: Compiled, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "rings"), [("bpf", 1.125), ("bpf", 2.5), ("tracepoint", 1.125), ("tracepoint", 3)]
+)
+def test_ring_overflow(source: str, rings: float, compiled: Compiled, tmp_path: Path) -> None:
     """What a stopped recorder cannot take is counted as lost, and figures are at least; the program waits for
-    nobody."""
+    nobody. With many more pages than a ring holds the ring of page allocations overflows, too."""
     out = tmp_path / "r.cow"
     ring = fitting_rings(RING_BYTES)[Channel.FAULT] // FAULT
-    pages = ring + ring // 8
+    pages = int(ring * rings)
     with recorded_rounds(compiled, out, "--source", source, pages=pages) as program:
         program.line()
         program.signal(signal.SIGSTOP)
@@ -167,6 +169,8 @@ def test_ring_overflow(source: str, compiled: Compiled, tmp_path: Path) -> None:
     assert value(said, "lost_events") > 0
     reason = said["totals"]["copied_pages"]["reason"]
     assert "fault events were lost" in reason
+    assert ("page events were lost" in reason) == (rings > 2)
+    # The rest of the reason is of a few faults of the fork itself, whatever the ring lost.
     assert label(said, "copied_pages") == ("estimate" if "pages off" in reason else "at least")
     # The ring was full of the child's copies when it overflowed; a record of a loss and the faults of the fork
     # itself took a few places: fewer than 1 in 100.
@@ -174,3 +178,17 @@ def test_ring_overflow(source: str, compiled: Compiled, tmp_path: Path) -> None:
     # The fork's own count is in another ring, and nothing of that was lost.
     assert label(said, "shared_at_fork_pages") == "exact"
     assert pages <= value(said, "shared_at_fork_pages")
+
+
+def test_a_running_recording_is_left_to_its_recorder(compiled: Compiled, tmp_path: Path) -> None:
+    """`show` and `recover` say that it is still being recorded, and change nothing: it ends as if nobody had asked."""
+    out = tmp_path / "r.cow"
+    with recorded_rounds(compiled, out) as program:
+        program.line()
+        for command in ("show", "recover"):
+            done = cowscope_run(command, out)
+            assert (done.status, one_line(done.stderr)) == (65, True), done.stderr
+            assert "still being recorded" in done.stderr
+        program.ask("r")
+        assert program.end().status == ROUNDS_STATUS
+    assert value(shown(out), "lost_events") == 0

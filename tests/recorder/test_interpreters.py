@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_children_are_python_too_unless_they_become_another_program(tmp_path: Pa
     where = room(tmp_path)
     (where / "python.100").write_bytes(b"3.11.7\n\n")
     (where / "python.103").write_bytes(b"3.9.1\nthe agent does not know CPython 3.9\n")
-    (where / "shutdown.101").write_bytes((777).to_bytes(8, "little"))
+    (where / "shutdowns.100").write_bytes(struct.pack("<5Q", 1, 101, 777, 100, 888))
     processes = [
         process(0, 100),
         process(1, 101, parent=0, start=5),
@@ -103,12 +104,13 @@ def test_what_others_put_there_is_passed_over(tmp_path: Path) -> None:
     (where / "python.100").write_bytes(b"\xff\x1b[2J" * 100_000)
     (where / "python.x").write_bytes(b"3.11.7\n\n")
     (where / "python.101").symlink_to("/etc/passwd")
-    (where / "shutdown.100").write_bytes(b"short")
-    (where / "shutdown.102").mkdir()
+    (where / "shutdowns.100").write_bytes(b"\xff" * 29)
+    (where / "shutdowns.101").write_bytes(b"short")
+    (where / "shutdowns.102").mkdir()
     (where / "objects.100.0").write_bytes(b"COWOBJ1\0" + b"\xff" * 100)
     found = tables(tmp_path, [process(0, 100), process(1, 101)], (70, 0, 0x1004))
     assert found["interpreters"]["process"].tolist() == [0]
-    assert len(found["interpreters"]["version"][0]) <= 4096
+    assert len(found["interpreters"]["version"][0]) <= 1 << 16
     assert len(found["objects"]["fault"]) == 0
 
 

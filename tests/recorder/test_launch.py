@@ -62,7 +62,7 @@ def test_one_that_is_given_up_never_runs(tmp_path: Path) -> None:
     [
         (lambda at: at / "none", 127, "command not found"),
         (lambda at: write(at / "data", "#!/bin/sh\n", 0o644), 126, "not executable"),
-        (lambda at: at, 126, "not executable"),
+        (lambda at: at, 126, "it is a directory"),
         (lambda at: write(at / "text", "no program", 0o755), 126, "Exec format error"),
         (lambda at: write(at / "script", "#!/no/such/interpreter\n", 0o755), 127, "command not found"),
         (lambda at: write(at / "file", "", 0o755) / "inside", 126, "Not a directory"),

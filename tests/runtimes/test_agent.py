@@ -165,7 +165,7 @@ def test_the_way_in_leaves_no_trace_on_the_path(tmp_path: Path) -> None:
     assert str(agent.INSIDE) not in path
     assert path[1] == "/some/where"
     assert modules == ["_cowscope_agent"]
-    assert sorted(file.name.partition(".")[0] for file in tmp_path.iterdir()) == ["python", "shutdown"]
+    assert sorted(file.name.partition(".")[0] for file in tmp_path.iterdir()) == ["python", "shutdowns"]
 
 
 def test_a_sitecustomize_of_the_program_still_runs(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def main() -> None:
         status = 130
     except SystemExit as stop:
         # Click ends so, with status 1 and its own wrapper around stdout, when the reader of a pipe has gone.
-        status = 141 if type(sys.stdout).__name__ == "PacifyFlushWrapper" else stop.code
+        status = 141 if type(sys.stdout).__name__.endswith("PacifyFlushWrapper") else stop.code
     except BrokenPipeError:
         # Rich and others let it through; no complaint, and none at the interpreter's last flush either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

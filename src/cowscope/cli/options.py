@@ -53,7 +53,8 @@ class Choices:
     @property
     def shows_progress(self) -> bool:
         """Whether somebody watches."""
-        return sys.stderr.isatty() and not self.quiet
+        # Python has no stderr where the caller closed it.
+        return sys.stderr is not None and sys.stderr.isatty() and not self.quiet
 
 
 _OPTIONS = (
@@ -173,7 +174,7 @@ def finish(directory: Path, ended: str, choices: Choices) -> None:
 
 def summarise(directory: Path, choices: Choices) -> None:
     """What `show` prints, on stderr."""
-    if choices.quiet:
+    if choices.quiet or sys.stderr is None:
         return
     from cowscope.cli.show import print_summary
 

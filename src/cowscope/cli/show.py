@@ -26,7 +26,7 @@ OF_PYTHON = ("cause", "line", "type")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the documented JSON (all rows unless --top is given)."
 )
-@click.option("--csv", "as_csv", is_flag=True, help="Print the rows of one --by as CSV.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print the rows of one --by as CSV (likewise).")
 @click.pass_context
 def show(
     ctx: click.Context, recording: Path, by: tuple[str, ...], top: int, as_json: bool, as_csv: bool
@@ -44,16 +44,16 @@ def show(
     if as_csv and (len(by) != 1 or as_json):
         raise click.UsageError("--csv prints one table: name it with one --by, without --json")
     meta, sharing, groups = findings(recording, by)
+    most = top if ctx.get_parameter_source("top") is ParameterSource.COMMANDLINE else None
     if as_csv:
         from cowscope.views.machine import to_csv
 
         ((_, rows),) = groups.items()
-        click.echo(to_csv(rows, sharing), nl=False)
+        click.echo(to_csv(rows[:most], sharing), nl=False)
     elif as_json:
         from cowscope.views.machine import to_json
 
-        given = ctx.get_parameter_source("top") is ParameterSource.COMMANDLINE
-        click.echo(to_json(str(recording), meta, sharing, groups, top=top if given else None))
+        click.echo(to_json(str(recording), meta, sharing, groups, top=most))
     else:
         from cowscope.views.terminal import console, paint
 

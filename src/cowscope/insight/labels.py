@@ -65,7 +65,7 @@ def doubts(meta: Meta, replay: Replay, faults: Columns, census: Columns) -> Doub
         estimate.append(f"at most {guessed:,} pages off: so many faults were decided by rule alone")
     if _huge_anonymous(census):
         estimate.append("huge pages: a fault on one, of 2 MiB, counts as one page")
-    for channel in ("task", "map", "page"):
+    for channel in ("task", "map"):
         if meta.lost.get(channel):
             estimate.append(f"{meta.lost[channel]:,} {channel} events were lost")
     if meta.lost.get("fault"):

@@ -95,13 +95,20 @@ def sharing(meta: Meta, replay: Replay, tables: dict[str, Columns]) -> Sharing:
         if replay.unforeseen
         else ()
     )
-    left_doubts = fork_doubts + state_doubts + hidden + silent
+    # Without its allocation a copy looks like a reuse: copies are then at least so many, and the others are guesses.
+    n = meta.lost.get("page", 0)
+    pages_lost = (f"{n:,} page events were lost",) if n else ()
+    left_doubts = fork_doubts + state_doubts + hidden + silent + pages_lost
     totals = Totals(
         shared_at_fork=_shared(replay, meta, fork_doubts),
         copied=common.figure(
-            int(counts[Verdict.COPIED]), estimate=unforeseen, missing=unexplained + hidden + silent
+            int(counts[Verdict.COPIED]),
+            estimate=unforeseen,
+            missing=unexplained + hidden + silent + pages_lost,
         ),
-        reused=common.figure(int(counts[Verdict.REUSED]), estimate=assumed + silent, missing=open_),
+        reused=common.figure(
+            int(counts[Verdict.REUSED]), estimate=assumed + silent + pages_lost, missing=open_
+        ),
         still_shared=_fate_figure(sum(f.still_shared for f in replay.fates), common, left_doubts),
         new=common.figure(new, estimate=assumed, missing=untouched),
         lost_events=Figure(meta.lost_events),

@@ -63,8 +63,8 @@ class Channel(StrEnum):
 PAGE_RECORD_BYTES = 24
 """A record of the page ring: header, pid and tid, time."""
 
-RING_BYTES = {Channel.FAULT: 8 * MIB, Channel.PAGE: 4 * MIB, Channel.TASK: MIB, Channel.MAP: 2 * MIB}
-"""Rings as root. A CPU that does nothing but fault fills the first in some 100 ms."""
+RING_BYTES = {Channel.FAULT: 8 * MIB, Channel.PAGE: 8 * MIB, Channel.TASK: MIB, Channel.MAP: 2 * MIB}
+"""Rings as root. A CPU that does nothing but fault fills the first in some 100 ms, before that of pages is full."""
 
 SMALL_RING_BYTES = {
     Channel.FAULT: 256 * KIB,

@@ -20,8 +20,9 @@ from cowscope.recorder.channels import ALLOCATION_EVENT, FORK_COUNT_EVENT, OPERA
 from cowscope.recorder.rawfiles import RawFaults, read_faults, read_records
 from cowscope.recorder.symbols import KERNEL, KERNEL_START, Symbolizer, location
 from cowscope.recorder.timeline import Timeline
-from cowscope.recording.journal import Note, parse_journal, raw_directory
+from cowscope.recording.journal import Note, held, parse_journal, raw_directory
 from cowscope.recording.meta import FILE_NAME, Host, Meta
+from cowscope.recording.reader import open_recording
 from cowscope.recording.schema import NONE, TABLES, Allocation, Columns, empty, from_rows
 from cowscope.recording.writer import write_meta, write_table
 from cowscope.runtimes.python.objects import ObjectCensus
@@ -36,12 +37,13 @@ def finalise(directory: Path, *, recovered: bool = False, keep_raw: bool = False
     Raises `BadRecording` when there is nothing to build from, `OSError` when the disk takes no more (the
     raw files then stay, and `cowscope recover` can go on from them).
     """
-    tables, meta = build(directory, recovered=recovered)
-    for table, columns in tables.items():
-        write_table(directory, table, columns)
-    write_meta(directory, meta)
-    if not keep_raw:
-        shutil.rmtree(raw_directory(directory))
+    with held(raw_directory(directory)):
+        tables, meta = build(directory, recovered=recovered)
+        for table, columns in tables.items():
+            write_table(directory, table, columns)
+        write_meta(directory, meta)
+        if not keep_raw:
+            shutil.rmtree(raw_directory(directory))
     return meta
 
 
@@ -84,6 +86,7 @@ def recover(directory: Path, *, keep_raw: bool = False) -> Meta:
     if not directory.is_dir():
         raise BadRecording(f"{directory} is not a recording: it is no directory")
     if (directory / FILE_NAME).exists() and not raw_directory(directory).is_dir():
+        open_recording(directory)
         raise BadRecording(
             f"{directory} is complete: there is nothing to recover, read it with cowscope show"
         )

@@ -20,9 +20,9 @@ from cowscope.recording.schema import NONE, Columns, Part, empty, from_rows
 from cowscope.runtimes.python.lines import Place, joined, read_traps, stacks
 from cowscope.runtimes.python.objects import Lineage, ObjectCensus, census_of, read_censuses
 
-_PYTHON, _SHUTDOWN = re.compile(r"python\.(\d{1,10})\Z"), re.compile(r"shutdown\.(\d{1,10})\Z")
+_PYTHON, _SHUTDOWNS = re.compile(r"python\.(\d{1,10})\Z"), re.compile(r"shutdowns\.(\d{1,10})\Z")
 _NO_LINES = re.compile(r"nolines\.(\d{1,10})\Z")
-_MOST_BYTES = 4096
+_MOST_BYTES = 1 << 16
 
 
 def directory(raw: Path) -> Path:
@@ -126,7 +126,7 @@ def _lines(where: Path, faults: RawFaults) -> dict[str, Columns]:
 def _interpreters(where: Path, processes: list[Process]) -> Columns:
     """A row for each Python process: those that an agent spoke of, and what they forked and is the same program."""
     told = {pid: data.decode("utf-8", "surrogateescape").split("\n") for pid, data in _files(where, _PYTHON)}
-    ended = {pid: int.from_bytes(data, "little") for pid, data in _files(where, _SHUTDOWN) if len(data) == 8}
+    ended = dict(_ends(where))
     late = {pid: data.decode("utf-8", "replace") for pid, data in _files(where, _NO_LINES)}
     known: dict[int, tuple[str, str, str]] = {}
     for process in processes:  # parents come before their children
@@ -139,6 +139,14 @@ def _interpreters(where: Path, processes: list[Process]) -> Columns:
     return from_rows(
         "interpreters", [(key, *what, ended.get(pids[key], NONE)) for key, what in known.items()]
     )
+
+
+def _ends(where: Path) -> Iterable[tuple[int, int]]:
+    """Processes and when their interpreters began to end: u64 how many, then rows of u64 pid, u64 time in ns."""
+    for _, data in _files(where, _SHUTDOWNS):
+        words = np.frombuffer(data[: len(data) // 8 * 8], np.uint64)
+        rows = words[1 : 1 + len(words[1:]) // 2 * 2].reshape(-1, 2)[: int(words[0]) if len(words) else 0]
+        yield from ((pid, time) for pid, time in rows.tolist() if pid and time < 1 << 63)
 
 
 def _files(where: Path, name: re.Pattern[str]) -> Iterable[tuple[int, bytes]]:

@@ -92,6 +92,8 @@ def shell_status(wait_status: int) -> int:
 def _not_started(command: str, number: int) -> CommandNotStarted:
     if number == errno.ENOENT:
         return CommandNotStarted(command, "command not found", 127)
+    if number == errno.EACCES and os.path.isdir(command):
+        return CommandNotStarted(command, "it is a directory", 126)
     if number == errno.EACCES:
         return CommandNotStarted(command, "not executable (chmod +x it, or name its interpreter)", 126)
     return CommandNotStarted(command, os.strerror(number), 126)

@@ -113,9 +113,14 @@ class Probes:
             self._tell_lost(line)
         while line.ring.pending():
             pieces = line.ring.slices()
-            n = os.writev(line.fd, pieces)
-            if line.channel is Channel.TASK:
-                taken += b"".join(pieces)[:n]
+            try:
+                n = os.writev(line.fd, pieces)
+                if line.channel is Channel.TASK:
+                    taken += b"".join(pieces)[:n]
+            finally:
+                # An error keeps this frame, and with it the pieces, which would keep the ring from being closed.
+                for piece in pieces:
+                    piece.release()
             line.ring.take(n)
             line.n_bytes += n
         return bytes(taken)

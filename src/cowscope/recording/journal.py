@@ -10,12 +10,16 @@ Files only grow, so after a crash all but a cut last chunk is good.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from cowscope.errors import BadRecording
 
 RAW_DIRECTORY = "raw"
 _MAGIC = b"CWJ1"
@@ -30,6 +34,28 @@ def raw_directory(recording: Path) -> Path:
     return recording / RAW_DIRECTORY
 
 
+@contextmanager
+def held(raw: Path) -> Iterator[None]:
+    """Nobody else writes or finishes this recording meanwhile. Raises `BadRecording` if somebody does now.
+
+    A recorder holds its journal by a lock that ends with it, in whatever way. Without a journal nothing is held.
+    """
+    try:
+        fd = os.open(raw / "journal", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise BadRecording(
+            f"{raw.parent} is still being recorded: end the recorder first, by Ctrl-C"
+        ) from None
+    finally:
+        os.close(fd)
+
+
 class JournalWriter:
     """Appends chunks; each is one `write`, so that what was noted survives the recorder."""
 
@@ -38,6 +64,7 @@ class JournalWriter:
         self._fd = os.open(
             directory / "journal", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
         )
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
         self.n_bytes = 0
 
     def append(self, note: Note, payload: bytes = b"") -> None:

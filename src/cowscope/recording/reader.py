@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 
 from cowscope.errors import BadRecording
-from cowscope.recording.journal import raw_directory
+from cowscope.recording.journal import held, raw_directory
 from cowscope.recording.meta import FILE_NAME, Meta
 from cowscope.recording.schema import SINCE, TABLES, Columns, empty
 
@@ -57,6 +57,8 @@ def open_recording(path: Path | str) -> Recording:
     file = path / FILE_NAME
     if not file.exists():
         if raw_directory(path).is_dir():
+            with held(raw_directory(path)):
+                pass
             raise BadRecording(f"{path} was never finished: run cowscope recover {path}")
         raise BadRecording(f"{path} is not a recording: there is no {FILE_NAME} in it")
     try:
