@@ -152,3 +152,34 @@ def test_files_of_a_channel_come_by_cpu(tmp_path: Path) -> None:
     for name in ("fault.10", "fault.9", "page.1", "journal"):
         (tmp_path / name).touch()
     assert [file.name for file in channel_files(tmp_path, Channel.FAULT)] == ["fault.9", "fault.10"]
+
+
+KERNEL_WRITE = 3
+
+
+@pytest.mark.parametrize(
+    ("again", "signs_found"),
+    [
+        (fault(20, 0x1F00, error=KERNEL_WRITE), [PAGE, NONE_SEEN]),
+        (fault(20, 0x2000, error=KERNEL_WRITE), [NONE_SEEN, PAGE]),
+        (fault(20, 0x1F00, error=KERNEL_WRITE, tid=102), [NONE_SEEN, NONE_SEEN]),
+        (fault(60_000, 0x1F00, error=KERNEL_WRITE), [NONE_SEEN, NONE_SEEN]),
+    ],
+    ids=["repeated", "another page", "another thread", "much later"],
+)
+def test_a_fault_that_the_kernel_refused_itself_is_one_with_its_repetition(
+    again: bytes, signs_found: list[Allocation], tmp_path: Path
+) -> None:
+    """It writes a signal's frame with faults switched off, and then again: the copy is the first one's."""
+    (tmp_path / "fault.0").write_bytes(fault(10, 0x1000, error=KERNEL_WRITE) + again)
+    (tmp_path / "page.0").write_bytes(page(21))
+    found = read_faults(tmp_path, {"source": "tracepoint", "events": EVENTS})
+    assert [Allocation(sign) for sign in found.allocation] == signs_found
+
+
+def test_a_fault_of_user_code_is_never_taken_for_refused(tmp_path: Path) -> None:
+    """A reuse, and then a copy of the same page: two faults."""
+    (tmp_path / "fault.0").write_bytes(fault(10, 0x1000) + fault(20, 0x1000))
+    (tmp_path / "page.0").write_bytes(page(21))
+    found = read_faults(tmp_path, {"source": "tracepoint", "events": EVENTS})
+    assert [Allocation(sign) for sign in found.allocation] == [NONE_SEEN, PAGE]

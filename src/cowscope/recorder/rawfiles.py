@@ -37,6 +37,9 @@ PROMPT_NS = 20_000
 MOVED_NS = 20_000_000
 """How long a fault may take during which its thread is put on another CPU: some time slices."""
 
+_AGAIN_NS, _LOOK_AHEAD = 50_000, 8
+"""How soon, and how many faults of the machine later, a fault that was refused is repeated."""
+
 _CHUNK_ROWS = 1 << 18
 
 _TASK_RECORDS = (Fork, Exit, Comm)
@@ -140,6 +143,8 @@ def read_faults(raw: Path, start: Mapping[str, Any], *, whole: bool = True) -> R
     }
     faults = _by_time(parts, lost, unclaimed)
     moved = _mark_moved(faults, unclaimed["tid"], unclaimed["time"])
+    if watched and not software:
+        _mark_refused(faults)
     return replace(faults, unclaimed_pid=unclaimed["pid"][~moved], unclaimed_time=unclaimed["time"][~moved])
 
 
@@ -189,6 +194,29 @@ def _mark_moved(faults: RawFaults, tids: NDArray[np.uint32], times: NDArray[np.u
         faults.allocation[found[fits]] = Allocation.LATE
         claimed[pages[fits]] = True
     return claimed
+
+
+def _mark_refused(faults: RawFaults) -> None:
+    """Give a fault that the kernel took where it must not sleep, and so refused, what its repetition allocated.
+
+    Writing a signal's frame, for one, is tried with faults switched off: the fault is seen and nothing is done; the
+    kernel then faults the page in and tries again. The repetition finds everything done.
+    """
+    refused = (faults.access & (Access.USER | Access.WRITE) == Access.WRITE) & (
+        faults.allocation == Allocation.NONE_SEEN
+    )
+    at = np.flatnonzero(refused)
+    page = faults.address >> np.uint64(12)
+    for ahead in range(1, _LOOK_AHEAD + 1):
+        now = at[at + ahead < len(faults)]
+        then = now + ahead
+        again = (faults.tid[then] == faults.tid[now]) & (page[then] == page[now])
+        again &= (faults.time[then] - faults.time[now] <= _AGAIN_NS) & (
+            faults.allocation[then] == Allocation.PAGE
+        )
+        faults.allocation[now[again]] = Allocation.PAGE
+        faults.allocation[then[again]] = Allocation.NONE_SEEN
+        at = np.setdiff1d(now, now[again])
 
 
 def _tracepoint_sample(events: Mapping[str, Any]) -> np.dtype[np.void]:
