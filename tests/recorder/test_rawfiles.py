@@ -158,21 +158,22 @@ KERNEL_WRITE = 3
 
 
 @pytest.mark.parametrize(
-    ("again", "signs_found"),
+    ("time", "address", "tid", "signs_found"),
     [
-        (fault(20, 0x1F00, error=KERNEL_WRITE), [PAGE, NONE_SEEN]),
-        (fault(20, 0x2000, error=KERNEL_WRITE), [NONE_SEEN, PAGE]),
-        (fault(20, 0x1F00, error=KERNEL_WRITE, tid=102), [NONE_SEEN, NONE_SEEN]),
-        (fault(60_000, 0x1F00, error=KERNEL_WRITE), [NONE_SEEN, NONE_SEEN]),
+        (20, 0x1F00, 101, [PAGE, NONE_SEEN]),
+        (20, 0x2000, 101, [NONE_SEEN, PAGE]),
+        (20, 0x1F00, 102, [NONE_SEEN, PAGE]),
+        (60_000, 0x1F00, 101, [NONE_SEEN, PAGE]),
     ],
     ids=["repeated", "another page", "another thread", "much later"],
 )
 def test_a_fault_that_the_kernel_refused_itself_is_one_with_its_repetition(
-    again: bytes, signs_found: list[Allocation], tmp_path: Path
+    time: int, address: int, tid: int, signs_found: list[Allocation], tmp_path: Path
 ) -> None:
     """It writes a signal's frame with faults switched off, and then again: the copy is the first one's."""
+    again = fault(time, address, error=KERNEL_WRITE, tid=tid)
     (tmp_path / "fault.0").write_bytes(fault(10, 0x1000, error=KERNEL_WRITE) + again)
-    (tmp_path / "page.0").write_bytes(page(21))
+    (tmp_path / "page.0").write_bytes(page(time + 1, tid))
     found = read_faults(tmp_path, {"source": "tracepoint", "events": EVENTS})
     assert [Allocation(sign) for sign in found.allocation] == signs_found
 
