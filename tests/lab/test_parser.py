@@ -130,7 +130,7 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
     """Not a traceback of a codec."""
     path = tmp_path / "x.cow"
     path.write_bytes(b"A start\n\xff")
-    with pytest.raises(BadScenario, match="byte 8 is no text; expected UTF-8"):
+    with pytest.raises(BadScenario, match=":2:1: byte 0xff is no text; expected UTF-8"):
         parse_file(path)
 
 
@@ -138,3 +138,20 @@ def test_steps_have_defaults_that_read_well() -> None:
     """For the builder."""
     assert str(Mmap("A", "m", 1)) == "A mmap m 1 rw private anonymous"
     assert File("data", 3).label(2) == b"data.2\0\0"
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "problem"),
+    [
+        ('A store m[0..1] "a"', 9, "m[0..1] is more than a page"),
+        ("A load m[1..1]", 8, "m[1..1] is more than a page"),
+        (r'A store m[0] "\x0"', 14, "a backslash that begins nothing"),
+        (r'A store m[0] "\n"', 14, "a backslash that begins nothing"),
+        ("A mmap n ٤ rw private anonymous", 10, "٤ does not fit here"),
+    ],
+)
+def test_what_means_nothing_is_refused_where_it_stands(line: str, column: int, problem: str) -> None:
+    """Not cut down to what would mean something."""
+    with pytest.raises(BadScenario) as error:
+        parse(f"A start\nA mmap m 2 rw private anonymous\n{line}")
+    assert (error.value.line, error.value.column, error.value.problem) == (3, column, problem)

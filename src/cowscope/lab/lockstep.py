@@ -14,7 +14,7 @@ from cowscope.lab.model import Model
 from cowscope.lab.result import NotChecked, Result
 from cowscope.lab.scenario import Line, Scenario
 from cowscope.lab.steps import Mmap
-from cowscope.lab.view import Ints, View, watched
+from cowscope.lab.view import EVERYTHING, Ints, Sight, View, watched
 from cowscope.vm import laws
 from cowscope.vm.policies import Policy
 
@@ -29,6 +29,8 @@ class Step:
     model_views: Mapping[str, View]
     kernel_views: Mapping[str, View]
     pages: Ints
+    sight: Sight = EVERYTHING
+    """What the kernel's side can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Lockstep:
             found.append(Difference("outcome", None, None, mine.outcome, line.expected, "the text"))
         found += self.comparison.views(views, seen, self.pages, recycles=recycles(line.step))
         self.operations += 1
-        return Step(line, mine, other, views, seen, self.pages), found
+        return Step(line, mine, other, views, seen, self.pages, self.comparison.sight), found
 
     def _broken_laws(self) -> list[Difference]:
         try:

@@ -63,7 +63,7 @@ from cowscope.lab.steps import (
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|#.*|[^\s"#]+')
 _PROCESS = re.compile(r"[A-Z][A-Za-z0-9_]*\Z")
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
-_RANGE = re.compile(r"([a-z][a-z0-9_]*)(?:\[(\d{1,9})(?:\.\.(\d{1,9}))?\])?\Z")
+_RANGE = re.compile(r"([a-z][a-z0-9_]*)(?:\[([0-9]{1,9})(?:\.\.([0-9]{1,9}))?\])?\Z")
 _PROTECTION = re.compile(r"(?=.)r?w?x?\Z")
 _MOST_PAGES = 1 << 22
 _FOLIO_PAGES = tuple(1 << order for order in range(1, 9))
@@ -119,7 +119,10 @@ def parse_file(path: Path) -> Scenario:
     try:
         return parse(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError as error:
-        raise BadScenario(str(path), 1, 1, f"byte {error.start} is no text", "UTF-8") from error
+        before = error.object[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
+        problem = f"byte {error.object[error.start]:#x} is no text"
+        raise BadScenario(str(path), line, column, problem, "UTF-8") from error
 
 
 def _sentence(lines: list[str]) -> tuple[str, int]:
@@ -228,7 +231,7 @@ class _Line:
         return self._match(_NAME, "a name in small letters")[0]
 
     def _pages(self) -> int:
-        pages = int(self._match(re.compile(r"\d{1,9}\Z"), "a number of pages")[0])
+        pages = int(self._match(re.compile(r"[0-9]{1,9}\Z"), "a number of pages")[0])
         if not 0 <= pages <= _MOST_PAGES:
             self.at -= 1
             self._fail(f"{pages} pages are too many", f"at most {_MOST_PAGES}")
@@ -252,8 +255,16 @@ class _Line:
             self._fail(f"{self._peek()} ends before it begins", "pages, like heap[1..2]")
         return Range(name, int(first), count)
 
-    def _page(self) -> Range:
+    def _place(self) -> Range:
+        """Where something goes: a range's first page."""
         at = self._range()
+        return Range(at.name, at.first)
+
+    def _page(self) -> Range:
+        said, at = self.at, self._range()
+        if ".." in self.words[said].text:
+            self.at = said
+            self._fail(f"{self._peek()} is more than a page", f"one page, like {at.name}[{at.first}]")
         return Range(at.name, at.first)
 
     def _protection(self) -> int:
@@ -273,6 +284,9 @@ class _Line:
     def _unescaped(self, text: str) -> bytes:
         try:
             raw = text.encode("ascii")
+            if re.search(rb"\\(?!x[0-9a-fA-F]{2})", raw):
+                self.at -= 1
+                self._fail("a backslash that begins nothing", r"two hexadecimal digits after \x, like \x5c")
             return re.sub(rb"\\x([0-9a-fA-F]{2})", lambda m: bytes([int(m[1], 16)]), raw)
         except UnicodeEncodeError:
             self.at -= 1
@@ -291,7 +305,7 @@ class _Line:
         while self._peek() not in (None, "->"):
             word = self._one_of(["at", *OPTIONS])
             if word == "at":
-                at = self._page()
+                at = self._place()
             else:
                 options.add(word)
         return Mmap(process, name, pages, protection, shared, file, offset, at, frozenset(options))
@@ -301,7 +315,7 @@ class _Line:
         if self._peek() != "to":
             return Mremap(process, area, pages)
         self.at += 1
-        return Mremap(process, area, pages, self._page())
+        return Mremap(process, area, pages, self._place())
 
     def _load(self, process: str) -> Load:
         at = self._page()

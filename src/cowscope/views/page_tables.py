@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from cowscope.lab.comparison import Difference
@@ -44,11 +44,17 @@ def rows(scenario: Scenario, step: Step) -> list[Row]:
     for process, mine in step.model_views.items():
         other = step.kernel_views.get(process)
         for at, page in enumerate(step.pages.tolist()):
-            model = cell(mine, at, numbers[0])
+            model = cell(_as_seen(mine, step), at, numbers[0])
             kernel = "–" if other is None else cell(other, at, numbers[1])
             if (model, kernel) != (".", "."):
                 found.append(Row(process, names.get(page, hex(page)), model, kernel))
     return found
+
+
+def _as_seen(view: View, step: Step) -> View:
+    """The model's view as far as the kernel's side can tell as much: more would look like a difference."""
+    state = view.state & view.state.dtype.type(step.sight.states)
+    return replace(view, state=state, frame=view.frame if step.sight.frames else view.frame * 0)
 
 
 def cell(view: View, at: int, numbers: dict[int, int]) -> str:

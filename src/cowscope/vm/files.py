@@ -5,7 +5,7 @@
 | tmpfs, memfd (`tracked=False`) | no fault once the page is mapped: nobody wants to know |
 | a file system with writeback (`tracked=True`) | a fault, again after each `flush` |
 
-Source: `generic_perform_write`, `shmem_setattr`, `file_update_time`, fsync(2).
+Source: `generic_perform_write`, `vma_wants_writenotify`, `shmem_setattr`, `file_update_time`, fsync(2).
 Not modelled: names, directories, permissions, several opens of one file.
 """
 

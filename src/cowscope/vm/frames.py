@@ -11,7 +11,8 @@
 | freed | when no reference is left; freed frames are fetched again before new ones |
 | contents | exist once somebody wrote; a frame without contents reads as zeros |
 
-Source: `struct page` (`_mapcount`, `_refcount`), `folio_add_new_anon_rmap`, `folio_remove_rmap_pte`.
+Source: `struct page` (`_mapcount`, `_refcount`), `wp_can_reuse_anon_folio`,
+`folio_add_new_anon_rmap`, `folio_remove_rmap_pte`.
 Not modelled: per-CPU batches of the LRU lists, which hold references for a while; NUMA, memory cgroups.
 """
 

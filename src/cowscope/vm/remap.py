@@ -184,4 +184,4 @@ def _move(space: AddressSpace, start: int, old: int, new: int, to: int, dont_unm
     elif old:
         space.unmap(start, old)
     if record.flags & _LOCKED:
-        populate(space, to, to + new)
+        populate(space, to + old, to + new)

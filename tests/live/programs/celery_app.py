@@ -7,7 +7,8 @@ import os
 from celery import Celery
 
 CATALOGUE = [{"id": n} for n in range(200_000)]
-app = Celery("catalogue", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
+BROKER = os.environ.get("BROKER", "memory://")
+app = Celery("catalogue", broker=BROKER, backend=BROKER)
 
 
 @app.task  # type: ignore[untyped-decorator]
