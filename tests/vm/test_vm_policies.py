@@ -282,3 +282,18 @@ def test_page_tables_of_all_levels_are_counted() -> None:
 def test_huge_pages_of_larger_base_pages_are_refused() -> None:
     with pytest.raises(CowscopeError, match="not modelled"):
         Machine(architecture="arm64-64k", huge_pages=True)
+
+
+def test_on_demand_fork_shows_common_entries_as_what_they_do() -> None:
+    """Through a table that two spaces have nobody writes, and what stands in it is mapped once for each."""
+    parent = Machine("on-demand-fork").start()
+    at = parent.mmap(2 * PAGE, 3)
+    parent.store(at, b"mine")
+    child = parent.fork()
+    for process in (parent, child):
+        found = process.pages(at, PAGE)
+        assert (found.present[0], found.writable[0], found.exclusive[0]) == (True, False, False)
+        assert found.map_count[0] == 2
+    child.store(at, b"ours")
+    assert [bool(p.pages(at, PAGE).writable[0]) for p in (parent, child)] == [False, True]
+    assert [int(p.pages(at, PAGE).map_count[0]) for p in (parent, child)] == [1, 1]

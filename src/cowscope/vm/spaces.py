@@ -46,7 +46,7 @@ from cowscope.vm.mappings import MappingRecord, Mappings
 from cowscope.vm.memory import Memory
 from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, Kind, MappingFlag, Protection
 from cowscope.vm.states import Dropped, PageStates, Taken
-from cowscope.vm.tables import END_OF_SPACE, SparseTable
+from cowscope.vm.tables import END_OF_SPACE, LEAF_SHIFT, SparseTable
 
 _WRITE = int(MappingFlag.WRITE)
 _SHARED = int(MappingFlag.SHARED)
@@ -380,14 +380,15 @@ class AddressSpace:
         present = (entries & PRESENT) != 0
         numbers = np.where(present, frames_of(entries), 0)
         flags = np.where(present, frames.flags[numbers], np.uint8(0))
+        others = self._others_in_tables(slots)
         return PageStates(
             present=present,
             anon=(flags & int(FrameFlag.ANON)) != 0,
             zero=(flags & int(FrameFlag.ZERO)) != 0,
-            exclusive=(flags & int(FrameFlag.EXCLUSIVE)) != 0,
-            writable=(entries & WRITABLE) != 0,
+            exclusive=((flags & int(FrameFlag.EXCLUSIVE)) != 0) & (others == 0),
+            writable=((entries & WRITABLE) != 0) & (others == 0),
             inherited=(entries & INHERITED) != 0,
-            map_count=frames.map_counts[numbers],
+            map_count=np.where(numbers > 0, frames.map_counts[numbers] + others, 0),
             guard=(entries & GUARD) != 0,
             swapped=(entries & SWAP) != 0,
             frame=numbers,
@@ -395,6 +396,16 @@ class AddressSpace:
             accessed=(entries & ACCESSED) != 0,
             dirty=(entries & DIRTY) != 0,
         )
+
+    def _others_in_tables(self, slots: Ints) -> Ints:
+        """How many other spaces have the leaf table of each slot in common with this one: none, but for on-demand fork.
+
+        What stands in such a table may not be written through it, and is mapped once for each of them.
+        """
+        sharers = self.memory.tables.sharers
+        if not sharers:
+            return np.zeros(len(slots), np.int64)
+        return np.array([sharers.get(row, 1) - 1 for row in (slots >> LEAF_SHIFT).tolist()], np.int64)
 
     def clear(self) -> Dropped:
         """Drop everything: what exit and exec do to an address space."""
