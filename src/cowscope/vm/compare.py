@@ -34,7 +34,8 @@ class PolicyCosts:
     frames: int
     table_bytes: int
     fork_entries: int
-    """Page table entries that forks copied, also those that an on-demand fork copied later."""
+    """Page table entries that forks copied, also those that an on-demand fork copied later; under svr4-anon the slots of
+    its maps of anonymous pages, which stand in page tables here."""
     fork_tables: int
     """Leaf tables that forks copied, shared, or copied later."""
     fork_copies: int

@@ -44,6 +44,7 @@ from cowscope.vm.entry import (
 from cowscope.vm.layout import Layout
 from cowscope.vm.mappings import MappingRecord, Mappings
 from cowscope.vm.memory import Memory
+from cowscope.vm.policies import AtFork
 from cowscope.vm.rules import PROTECTION_BITS, FrameFlag, Kind, MappingFlag, Protection
 from cowscope.vm.states import Dropped, PageStates, Taken
 from cowscope.vm.tables import END_OF_SPACE, LEAF_SHIFT, SparseTable
@@ -378,6 +379,8 @@ class AddressSpace:
         slots = self.table.slots(pages)
         entries = self.memory.tables.entries[slots]
         present = (entries & PRESENT) != 0
+        if self.memory.policy.at_fork is AtFork.SHARE_UNLOADED:
+            present &= (entries & USER) != 0  # the object knows the page, and no translation is loaded
         numbers = np.where(present, frames_of(entries), 0)
         flags = np.where(present, frames.flags[numbers], np.uint8(0))
         others = self._others_in_tables(slots)
