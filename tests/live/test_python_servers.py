@@ -69,7 +69,8 @@ def test_gunicorn_with_flask(tmp_path: Path, require: Require) -> None:
     assert found["reference count"] >= PAGES_OF_DICTS
     # Workers that are told to end tear all objects down: as many pages again, and a cause of its own.
     serving = sum(found.values()) - found["shutdown"]
-    assert found["reference count"] + found["collector header"] >= 0.9 * serving, found
+    # How many workers the requests reach is chance; what each copies at its start (some 600 pages) is not.
+    assert found["reference count"] + found["collector header"] >= 0.7 * serving, found
     types = [row["name"] for row in shown(out, "type")["by"]["type"]]
     assert "dict" in types[:2]
 
@@ -122,7 +123,7 @@ def test_celery_prefork(broker: str, tmp_path: Path) -> None:
     found = causes(out)
     assert found["reference count"] >= PAGES_OF_DICTS
     serving = sum(found.values()) - found.get("shutdown", 0)
-    assert found["reference count"] + found["collector header"] >= 0.8 * serving, found
+    assert found["reference count"] + found["collector header"] >= 0.7 * serving, found
 
 
 POOL = """
