@@ -384,3 +384,17 @@ def test_a_huge_page_that_moves_by_whole_huge_pages_stays_one(distance: int, kep
     assert rows(process) == kept
     assert process.load(AT + distance, 4) == b"huge"
     assert process.machine.memory.folios.every()[0].large_map_count == (1 if kept else 512)
+
+
+def test_a_third_space_that_splits_its_huge_page_counts_from_then_on() -> None:
+    """It had no slot while two others had; the huge entry that it had before is in no slot's count."""
+    assert _run(Machine(huge_pages=True), THIRD_SPLITS) == _run(Machine(), THIRD_SPLITS)
+
+
+THIRD_SPLITS = [
+    ("store", 0, 0, 1),
+    ("fork", 0, 0, 1),
+    ("fork", 0, 0, 1),
+    ("exit", 0, 0, 1),
+    ("store", 1, 0, 1),
+]

@@ -147,7 +147,11 @@ def _check_folios(machine: Machine) -> None:
         n_cached = sum(frame in cached for frame in folio.frames.tolist())
         assert n_cached == folio.cached * len(folio.frames), (n_cached, folio.cached)
         assert len(folio.slots) <= 2, folio.slots
-        assert all(by_space[space] == count for space, count in folio.slots.items()), (folio.slots, by_space)
+        # A space that came third was not tracked; what it splits later counts without what it had before.
+        assert all(0 < count <= by_space[space] for space, count in folio.slots.items()), (
+            folio.slots,
+            by_space,
+        )
 
 
 def _check_pools(machine: Machine) -> None:
