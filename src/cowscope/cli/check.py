@@ -78,6 +78,11 @@ def check(
             _compare(stage, chosen, operations, minutes, laws, done)
         except KeyboardInterrupt:
             done.interrupted = True
+        except Exception as error:
+            # Ctrl-C in the middle of a step may come out as what the step's undoing stumbles over.
+            if not _came_of_interrupt(error):
+                raise
+            done.interrupted = True
         if sys.stderr.isatty():
             clear_status_line()
         done.unseen = _unseen(stage)
@@ -89,6 +94,12 @@ def check(
     if done.interrupted:
         raise KeyboardInterrupt
     ctx.exit(1 if disagreements(done) else 0)
+
+
+def _came_of_interrupt(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _compare(
