@@ -184,3 +184,25 @@ def test_a_debugged_program_is_left_alone(tmp_path: Path, require: Require) -> N
     )
     assert done.status == 0, done.stderr
     assert by_line(tmp_path / "r.cow") == {}
+
+
+def test_a_program_that_goes_on_after_the_recording_gets_no_more_signals(tmp_path: Path) -> None:
+    """It counts them itself, by a handler of its own that it sets then: one at most is on its way."""
+    program = """
+import time
+fork(walk)
+time.sleep(3)
+got = []
+signal.signal(signal.SIGTRAP, lambda *_: got.append(1))
+more = bytearray(64 << 20)
+for at in range(0, len(more), 4096):
+    more[at] = 1
+print(len(got), flush=True)
+os._exit(0)
+"""
+    file = tmp_path / "p.py"
+    file.write_text(BEGIN + IN_A_CHILD + program.replace("got = []", "again = bytearray(1 << 20)\ngot = []"))
+    done = record(tmp_path / "r.cow", PYTHONS[0], str(file), options=["--duration", "1.5"])
+    assert done.status == 0, done.stderr
+    assert int(done.stdout) == 0, done.stdout
+    assert by_line(tmp_path / "r.cow") != {}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cowscope.recorder.rawfiles import RawFaults
 from cowscope.recorder.timeline import Process
 from cowscope.recording.schema import NONE, Columns, Part, empty, from_rows
-from cowscope.runtimes.python.lines import Place, joined, read_traps, stacks
+from cowscope.runtimes.python.lines import Place, end_traps, joined, read_traps, stacks
 from cowscope.runtimes.python.objects import Lineage, ObjectCensus, census_of, read_censuses
 
 _PYTHON, _SHUTDOWNS = re.compile(r"python\.(\d{1,10})\Z"), re.compile(r"shutdowns\.(\d{1,10})\Z")
@@ -28,6 +28,11 @@ _MOST_BYTES = 1 << 16
 def directory(raw: Path) -> Path:
     """Where the agents of a recording write."""
     return raw / "python"
+
+
+def dismiss(raw: Path) -> None:
+    """The recording is over: programs that go on are not to be slowed for it."""
+    end_traps(directory(raw))
 
 
 def censuses(raw: Path) -> list[ObjectCensus]:

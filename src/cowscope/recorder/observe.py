@@ -107,6 +107,7 @@ class RunningCommand:
         session.run({self._pidfd: self._ended, self._signals.fd: self._forward})
         session.finish({"exit_status": self.exit_status})
         self._recording.close()
+        interpreters.dismiss(raw_directory(self.directory))
         return Outcome(self.directory, session.ended, self.exit_status)
 
     def wait(self) -> int:

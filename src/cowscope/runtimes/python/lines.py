@@ -1,6 +1,6 @@
 """Python lines of traps, as the agent noted them: read, resolved, and joined to faults. All input is hostile.
 
-    head:   char[8] "COWLIN1", u32 minor version of CPython 3, u32 code_bytes, u64 room, u64 traps, u64 text; 4 KiB
+    head:   char[8] "COWLIN1", u32 minor of CPython 3, u32 code_bytes, u64 room, u64 traps, u64 text, u64 over; 4 KiB
     codes:  32,768 times u64 key, u64 name, u32 first line, u32 whole, u64 place in the text + 1 (0: none)
     text:   8 MiB; of a code: file, name, line table, each u32 bytes, u32 bytes a letter, then the bytes
     traps:  `room` times u64 address, u64 time, u32 thread, u32 frames, 4 times (u32 code, u32 bytes into it), u64 whole
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 _HEAD = struct.Struct("<8sIIQQQ")
 _MAGIC = b"COWLIN1\0"
+_OVER_AT = _HEAD.size
 _HEAD_BYTES, _N_CODES, _TEXT_BYTES = 4096, 1 << 15, 8 << 20
 FRAMES = 4
 _CODE = np.dtype([("key", "<u8"), ("name", "<u8"), ("line", "<u4"), ("whole", "<u4"), ("text", "<u8")])
@@ -133,6 +134,18 @@ def _unsigned(table: bytes, at: int) -> tuple[int, int]:
 def _signed(table: bytes, at: int) -> tuple[int, int]:
     value, at = _unsigned(table, at)
     return (-(value >> 1) if value & 1 else value >> 1), at
+
+
+def end_traps(directory: Path) -> None:
+    """Tell the agents that write into `directory` that nobody wants to know any more: their next trap is the last."""
+    for file in directory.glob("lines.*"):
+        try:
+            if _NAME.fullmatch(file.name) and not file.is_symlink():
+                with file.open("r+b") as opened:
+                    opened.seek(_OVER_AT)
+                    opened.write((1).to_bytes(8, "little"))
+        except OSError:
+            continue
 
 
 def read_traps(directory: Path) -> list[Traps]:

@@ -32,6 +32,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -50,6 +51,7 @@
 #define MOST_TABLE 65536
 #define NO_CODE UINT32_MAX
 #define PROBES 64
+#define MOST_EVENTS 256 /* threads that there are at the first fork, and have lines */
 
 #ifndef TRAP_PERF
 #define TRAP_PERF 6
@@ -62,7 +64,8 @@ struct head {
 	uint32_t minor, code_bytes; /* bytes of a code object before its instructions */
 	uint64_t room; /* for so many traps */
 	_Atomic uint64_t traps, text;
-	char rest[4096 - 40];
+	uint64_t over; /* set by the recorder: nobody wants to know any more */
+	char rest[4096 - 48];
 };
 
 struct code {
@@ -263,6 +266,18 @@ static uint32_t note_stack(struct trap *trap)
 	return n;
 }
 
+static int events[MOST_EVENTS], n_events;
+
+/* No more traps, in all processes that have the events: the recording is over, or the file full. A program that has closed
+ * our descriptors may have others by these numbers; what is no event refuses the request. */
+static void end_events(void)
+{
+	int i;
+
+	for (i = 0; i < n_events; i++)
+		ioctl(events[i], PERF_EVENT_IOC_DISABLE, 0);
+}
+
 static void on_trap(int number, siginfo_t *info, void *context)
 {
 	int before = errno;
@@ -278,9 +293,12 @@ static void on_trap(int number, siginfo_t *info, void *context)
 	}
 	if (AT(uint32_t, info, SI_PERF_FLAGS) & ASYNCHRONOUS)
 		return;
-	at = atomic_fetch_add(&shared->head.traps, 1);
-	if (at >= shared->head.room)
+	at = shared->head.over ? shared->head.room : atomic_fetch_add(&shared->head.traps, 1);
+	if (at >= shared->head.room) {
+		end_events();
+		errno = before;
 		return;
+	}
 	trap = &shared->traps[at];
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	trap->address = (uint64_t)info->si_addr;
@@ -295,6 +313,7 @@ static void on_trap(int number, siginfo_t *info, void *context)
 
 static int open_event(int thread)
 {
+	int fd;
 	struct perf_event_attr attributes;
 
 	memset(&attributes, 0, sizeof attributes);
@@ -308,7 +327,12 @@ static int open_event(int thread)
 	attributes.exclude_hv = 1;
 	attributes.remove_on_exec = 1;
 	attributes.sigtrap = 1;
-	return (int)syscall(SYS_perf_event_open, &attributes, thread, -1, -1, PERF_FLAG_FD_CLOEXEC);
+	if (n_events == MOST_EVENTS)
+		return -1;
+	fd = (int)syscall(SYS_perf_event_open, &attributes, thread, -1, -1, PERF_FLAG_FD_CLOEXEC);
+	if (fd >= 0)
+		events[n_events++] = fd;
+	return fd;
 }
 
 static int open_for_all_threads(void)
